@@ -1,0 +1,490 @@
+"""Which files make a checkpoint, and which model they are: a folder -> `Checkpoint`.
+
+Layouts known here: modular sentence-transformers (modules.json), classic sequence classification
+(config.json and a classifier in model.safetensors), plain encoders, static tables, and model2vec.
+Anything that could be misread is refused: no head is ever invented.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from runoff.checkpoint.config import (
+    POOLING_MODES,
+    Dense,
+    HeadStep,
+    LayerNorm,
+    ModelConfig,
+    Normalize,
+    StaticConfig,
+    activation_name,
+    classic_head,
+    encoder_config,
+)
+from runoff.checkpoint.weights import Tensor, Weights, canonical_weights, read_safetensors
+from runoff.contracts import CheckpointError, CheckpointNotFoundError, UnsupportedModelError
+
+logger = logging.getLogger(__name__)
+
+Role = Literal["reranker", "embedder"]
+
+CONFIG = "config.json"
+MODULES = "modules.json"
+ST_CONFIG = "config_sentence_transformers.json"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+VOCABULARY = "vocab.txt"
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+
+# What a download takes: no pickles, no ONNX or OpenVINO copies, no images.
+DOWNLOAD_PATTERNS = (
+    "*.json",
+    "[0-9]*_*/*.json",
+    VOCABULARY,
+    "*.safetensors",
+    "[0-9]*_*/*.safetensors",
+    "README.md",
+    "*.jinja",
+)
+DOWNLOAD_EXCEPT = ("onnx/*", "openvino/*", "*.bin", "*.pt", "*.h5", "*.msgpack")
+
+
+@dataclass(frozen=True, slots=True)
+class TextConfig:
+    """How texts become tokens: the limit with special tokens (None: none), lower-casing asked for outside
+    tokenizer.json, and whether segment ids are fed to the model."""
+
+    max_length: int | None
+    lowercases: bool
+    has_segments: bool
+    truncation_side: str = "right"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model folder, read and checked except for its weights, which `load_weights` maps."""
+
+    folder: Path
+    role: Role
+    model: ModelConfig
+    text: TextConfig
+    activation: str
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity: str = "cosine"
+    module_folders: tuple[str, ...] = ()
+    root_folder: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """A row of modules.json: the last word of its type, its folder, and its own config."""
+
+    kind: str
+    folder: str
+    config: Mapping[str, Any]
+
+
+def read_json(path: Path, default: Any = None) -> Any:
+    """The contents of a JSON file; `default` where it is absent and a default is given."""
+    if not path.is_file():
+        if default is not None:
+            return default
+        raise CheckpointError(f"{path} is missing: the checkpoint is incomplete; download or save it again")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}); the file is damaged") from error
+
+
+def read_checkpoint(folder: Path, role: Role) -> Checkpoint:
+    """What the model in `folder` is.
+
+    Raises `CheckpointNotFoundError` for a folder without a model, `CheckpointError` for one that is
+    incomplete or would be misread, `UnsupportedModelError` for one that only other software can run.
+    """
+    if not (folder / CONFIG).is_file() and not (folder / MODULES).is_file():
+        raise CheckpointNotFoundError(
+            f"{folder} holds neither {CONFIG} nor {MODULES}; expected a model folder as saved by "
+            "sentence-transformers or transformers"
+        )
+    if not (folder / MODULES).is_file():
+        return _read_plain(folder, role)
+    modules = _read_modules(folder)
+    st_config = read_json(folder / ST_CONFIG, default={})
+    _warn_of_requirements(st_config, folder)
+    if role == "reranker":
+        return _read_reranker(folder, modules, st_config)
+    return _read_embedder(folder, modules, st_config)
+
+
+def load_weights(checkpoint: Checkpoint) -> Weights:
+    """The weights of `checkpoint`, memory-mapped and checked for names and shapes."""
+    root = _read_root_weights(checkpoint.folder / checkpoint.root_folder)
+    modules = {name: _read_root_weights(checkpoint.folder / name) for name in checkpoint.module_folders}
+    if isinstance(checkpoint.model.encoder, StaticConfig):
+        root = _folded_table(root)
+    return canonical_weights(checkpoint.model, root, modules, str(checkpoint.folder))
+
+
+# --- modules.json ---------------------------------------------------------------------------------------
+
+
+def _read_modules(folder: Path) -> list[_Module]:
+    rows = read_json(folder / MODULES)
+    modules = []
+    for row in rows if isinstance(rows, list) else []:
+        kind, name = str(row.get("type", "")), str(row.get("path", ""))
+        if not kind.startswith("sentence_transformers.") or ".." in Path(name).parts or Path(name).is_absolute():
+            raise CheckpointError(
+                f"{folder / MODULES} asks for the module {kind!r} in {name!r}; Runoff runs no code from "
+                "checkpoints: only modules of sentence_transformers in the checkpoint's own folders are read"
+            )
+        # Types moved between packages over the years; only the class name stayed (notes A2).
+        config_file = folder / name / CONFIG
+        config = _transformer_settings(folder / name) if kind.endswith("Transformer") else read_json(config_file, {})
+        modules.append(_Module(kind.rsplit(".", 1)[-1], name, config))
+    if not modules:
+        raise CheckpointError(f"{folder / MODULES} must be a list of modules, got {type(rows).__name__}")
+    return modules
+
+
+def _transformer_settings(folder: Path) -> Mapping[str, Any]:
+    """Module 0's own settings: the first of the historical file names that exists."""
+    for name in TRANSFORMER_CONFIGS:
+        if (folder / name).is_file():
+            settings: Mapping[str, Any] = read_json(folder / name)
+            return settings
+    return {}
+
+
+def _read_reranker(folder: Path, modules: list[_Module], st_config: Mapping[str, Any]) -> Checkpoint:
+    kinds = [module.kind for module in modules]
+    first = modules[0]
+    task = first.config.get("transformer_task")
+    if kinds == ["Transformer"] and task in (None, "sequence-classification"):
+        return _read_plain(folder / first.folder, "reranker", first.config, st_config, at=folder)
+    if kinds[0] != "Transformer" or task not in (None, "feature-extraction"):
+        raise UnsupportedModelError(f"{folder} is made of {' -> '.join(kinds)} (task {task!r})")
+    ends_in_scores = modules[-1].kind == "Dense" and modules[-1].config.get("module_output_name") == "scores"
+    if not ends_in_scores:
+        # sentence-transformers would drop these modules and put a random classifier on the encoder (A11).
+        if (folder / first.folder / CONFIG).is_file() and _is_classifier(read_json(folder / first.folder / CONFIG)):
+            return _read_plain(folder / first.folder, "reranker", first.config, st_config, at=folder)
+        raise CheckpointError(
+            f"{folder} is no reranker: its modules ({' -> '.join(kinds)}) end in an embedding, not in 'scores'. "
+            "Load it with runoff.Embedder, or choose a cross-encoder; a random head is never put on it"
+        )
+    if st_config.get("model_type") != "CrossEncoder":
+        logger.warning(
+            "%s: config_sentence_transformers.json does not say model_type CrossEncoder, but modules.json ends in "
+            "scores; it is read as the reranker it is (sentence-transformers would drop its head)",
+            folder,
+        )
+    model, folders = _modular_model(folder, modules)
+    return Checkpoint(
+        folder=folder,
+        role="reranker",
+        model=model,
+        text=_text_config(folder / first.folder, model, first.config),
+        activation=_reranker_activation(
+            st_config, read_json(folder / first.folder / CONFIG), model.output_size, str(folder)
+        ),
+        prompts=st_config.get("prompts") or {},
+        default_prompt_name=st_config.get("default_prompt_name"),
+        module_folders=folders,
+        root_folder=first.folder,
+    )
+
+
+def _read_embedder(folder: Path, modules: list[_Module], st_config: Mapping[str, Any]) -> Checkpoint:
+    if modules[0].kind == "StaticEmbedding":
+        return _read_static(folder, modules, st_config)
+    if st_config.get("model_type", "SentenceTransformer") == "CrossEncoder":
+        raise CheckpointError(f"{folder} is a reranker, not an embedder: load it with runoff.CrossEncoder")
+    model, folders = _modular_model(folder, modules)
+    return Checkpoint(
+        folder=folder,
+        role="embedder",
+        model=model,
+        text=_text_config(folder / modules[0].folder, model, modules[0].config),
+        activation="identity",
+        prompts=st_config.get("prompts") or {},
+        default_prompt_name=st_config.get("default_prompt_name"),
+        similarity=st_config.get("similarity_fn_name") or "cosine",
+        module_folders=folders,
+        root_folder=modules[0].folder,
+    )
+
+
+def _modular_model(folder: Path, modules: list[_Module]) -> tuple[ModelConfig, tuple[str, ...]]:
+    """Transformer -> Pooling -> steps as a `ModelConfig`, and the folders that hold step weights."""
+    kinds = [module.kind for module in modules]
+    if kinds[:2] != ["Transformer", "Pooling"]:
+        raise UnsupportedModelError(f"{folder} is made of {' -> '.join(kinds)}, not Transformer -> Pooling -> ...")
+    _check_transformer_settings(modules[0].config, folder)
+    config_file = folder / modules[0].folder / CONFIG
+    encoder = encoder_config(read_json(config_file), str(config_file))
+    pooling = _pooling_modes(modules[1], folder)
+    steps: list[HeadStep] = []
+    folders = []
+    for module in modules[2:]:
+        where = str(folder / module.folder / CONFIG)
+        if module.kind == "Normalize":
+            steps.append(Normalize())
+            continue
+        if module.kind == "Dense":
+            steps.append(_dense_step(module, where))
+        elif module.kind == "LayerNorm":
+            steps.append(LayerNorm(module.folder, int(module.config["dimension"])))
+        elif module.kind == "Dropout":  # does nothing outside training
+            continue
+        else:
+            raise UnsupportedModelError(f"{folder / MODULES}: no engine here computes the module {module.kind}")
+        folders.append(module.folder)
+    _check_sizes(encoder.hidden_size * len(pooling), steps, folder)
+    return ModelConfig(encoder, pooling, tuple(steps)), tuple(folders)
+
+
+def _check_transformer_settings(settings: Mapping[str, Any], folder: Path) -> None:
+    text = (settings.get("modality_config") or {"text": {}}).get("text")
+    if text is None:
+        raise UnsupportedModelError(f"{folder}: modality_config has no text input")
+    expected = {"method": "forward", "method_output_name": "last_hidden_state"}
+    for key, value in expected.items():
+        if text.get(key, value) != value:
+            raise UnsupportedModelError(f"{folder}: modality_config asks for {key}={text[key]!r}, not {value!r}")
+    if settings.get("query_expansion"):
+        raise UnsupportedModelError(f"{folder}: query_expansion is set (a multi-vector model)")
+
+
+def _pooling_modes(module: _Module, folder: Path) -> tuple[str, ...]:
+    config = module.config
+    modes = config.get("pooling_mode")
+    if modes is None:
+        # The order in which sentence-transformers concatenates them (notes A6).
+        legacy = ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+        modes = [
+            mode for mode, key in zip(_LEGACY_ORDER, legacy, strict=True) if config.get(f"pooling_mode_{key}", False)
+        ] or ["mean"]
+    modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    if unknown := set(modes) - set(POOLING_MODES):
+        raise UnsupportedModelError(f"{folder / module.folder / CONFIG}: pooling_mode {sorted(unknown)}")
+    if config.get("include_prompt", True) is False:
+        raise UnsupportedModelError(f"{folder / module.folder / CONFIG}: include_prompt is false")
+    return modes
+
+
+_LEGACY_ORDER = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+
+
+def _dense_step(module: _Module, where: str) -> Dense:
+    config = module.config
+    for key in ("in_features", "out_features"):
+        if not isinstance(config.get(key), int):
+            raise CheckpointError(f"{where}: {key} must be a whole number, got {config.get(key)!r}")
+    source = config.get("module_input_name", "sentence_embedding")
+    if source != "sentence_embedding":
+        raise UnsupportedModelError(f"{where}: module_input_name {source!r}")
+    # sentence-transformers' Dense is a tanh layer unless its config says otherwise (notes A7).
+    activation = config.get("activation_function") or "torch.nn.modules.activation.Tanh"
+    if not activation.startswith("torch."):
+        raise CheckpointError(f"{where}: activation_function {activation!r} is code; Runoff runs none from checkpoints")
+    return Dense(
+        module.folder,
+        config["in_features"],
+        config["out_features"],
+        activation_name(activation, where),
+        bool(config.get("bias", True)),
+        bool(config.get("use_residual", False)),
+    )
+
+
+def _check_sizes(size: int, steps: list[HeadStep], folder: Path) -> None:
+    for step in steps:
+        expected = step.in_features if isinstance(step, Dense) else step.size if isinstance(step, LayerNorm) else size
+        if expected != size:
+            raise CheckpointError(f"{folder}: module {step} takes {expected} features but gets {size}")
+        size = step.out_features if isinstance(step, Dense) else size
+
+
+def _warn_of_requirements(st_config: Mapping[str, Any], folder: Path) -> None:
+    if st_config.get("requirements"):
+        logger.warning(
+            "%s names requirements %s for sentence-transformers; Runoff's own engines use none of them",
+            folder,
+            dict(st_config["requirements"]),
+        )
+
+
+# --- no modules.json, static tables --------------------------------------------------------------------------
+
+
+def _is_classifier(config: Mapping[str, Any]) -> bool:
+    return str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification")
+
+
+def _read_plain(
+    folder: Path,
+    role: Role,
+    settings: Mapping[str, Any] | None = None,
+    st_config: Mapping[str, Any] | None = None,
+    at: Path | None = None,
+) -> Checkpoint:
+    """A transformers folder: a sequence classifier as reranker, an encoder with mean pooling as embedder."""
+    config_file = folder / CONFIG
+    config = read_json(config_file)
+    st_config = read_json(folder / ST_CONFIG, default={}) if st_config is None else st_config
+    if config.get("model_type") == "model2vec":
+        if role == "reranker":
+            raise CheckpointError(f"{folder} is a model2vec embedder, not a reranker: load it with runoff.Embedder")
+        steps = (Normalize(),) if config.get("normalize", True) else ()
+        return _static_checkpoint(folder, "", steps, {}, drops_unknown_token=True)
+    encoder = encoder_config(config, str(config_file))
+    if role == "reranker":
+        if not _is_classifier(config):
+            raise CheckpointError(
+                f"{folder} has architecture {config.get('architectures')}, which holds no classification head; "
+                "a reranker needs one (…ForSequenceClassification, or a modules.json that ends in scores). "
+                "A random head is never put on it"
+            )
+        pooling, steps = classic_head(config, str(config_file))
+        model = ModelConfig(encoder, pooling, steps)
+        activation = _reranker_activation(st_config, config, model.output_size, str(folder))
+    else:
+        model, activation = ModelConfig(encoder, ("mean",), ()), "identity"
+    if settings is None:
+        settings = _transformer_settings(folder)
+    return Checkpoint(
+        folder=at or folder,
+        role=role,
+        model=model,
+        text=_text_config(folder, model, settings),
+        activation=activation,
+        prompts=st_config.get("prompts") or {},
+        default_prompt_name=st_config.get("default_prompt_name"),
+        similarity=st_config.get("similarity_fn_name") or "cosine",
+        root_folder="" if at is None else str(folder.relative_to(at)) if folder != at else "",
+    )
+
+
+def _read_static(folder: Path, modules: list[_Module], st_config: Mapping[str, Any]) -> Checkpoint:
+    if extra := [module.kind for module in modules[1:] if module.kind != "Normalize"]:
+        raise UnsupportedModelError(f"{folder}: StaticEmbedding followed by {extra}")
+    return _static_checkpoint(folder, modules[0].folder, (Normalize(),) * (len(modules) > 1), st_config)
+
+
+def _static_checkpoint(
+    folder: Path,
+    root_folder: str,
+    steps: tuple[HeadStep, ...],
+    st_config: Mapping[str, Any],
+    drops_unknown_token: bool = False,
+) -> Checkpoint:
+    table = _folded_table(_read_root_weights(folder / root_folder))
+    name = next((name for name in ("embedding.weight", "embeddings") if name in table), None)
+    if name is None or len(table[name].shape) != 2:
+        raise CheckpointError(
+            f"{folder / root_folder / WEIGHTS} must hold a table [tokens, dimension] named embedding.weight or "
+            f"embeddings, got {sorted(table)}"
+        )
+    rows, dimension = table[name].shape
+    return Checkpoint(
+        folder=folder,
+        role="embedder",
+        model=ModelConfig(StaticConfig(rows, dimension, drops_unknown_token), ("mean",), steps),
+        text=TextConfig(max_length=None, lowercases=False, has_segments=False),
+        activation="identity",
+        prompts=st_config.get("prompts") or {},
+        default_prompt_name=st_config.get("default_prompt_name"),
+        similarity=st_config.get("similarity_fn_name") or "cosine",
+        root_folder=root_folder,
+    )
+
+
+def _folded_table(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """model2vec may share rows (`mapping`) and weigh tokens (`weights`): one row per token id again."""
+    if "embeddings" not in tensors or not ({"mapping", "weights"} & set(tensors)):
+        return dict(tensors)
+    table = tensors["embeddings"].float32()
+    if "mapping" in tensors:
+        table = table[tensors["mapping"].data.astype(np.int64)]
+    if "weights" in tensors:
+        table = table * tensors["weights"].float32()[:, None]
+    return {"embeddings": Tensor(table, "F32")}
+
+
+# --- weights, texts, activation ---------------------------------------------------------------------------
+
+
+def _read_root_weights(folder: Path) -> dict[str, Tensor]:
+    if (folder / WEIGHTS).is_file():
+        return read_safetensors(folder / WEIGHTS)
+    if (folder / WEIGHTS_INDEX).is_file():
+        shards = sorted(set(read_json(folder / WEIGHTS_INDEX)["weight_map"].values()))
+        merged: dict[str, Tensor] = {}
+        for shard in shards:
+            merged.update(read_safetensors(folder / Path(shard).name))
+        return merged
+    if pickles := sorted(path.name for pattern in ("*.bin", "*.pt") for path in folder.glob(pattern)):
+        raise CheckpointError(
+            f"{folder} has its weights only as {', '.join(pickles)}; Runoff never unpickles. Convert them to "
+            f"{WEIGHTS} (save_pretrained in a current transformers does), or use a revision that has it"
+        )
+    raise CheckpointError(f"{folder / WEIGHTS} is missing: the checkpoint is incomplete; download or save it again")
+
+
+def _text_config(folder: Path, model: ModelConfig, settings: Mapping[str, Any]) -> TextConfig:
+    """The tokenizer's settings; the limit is the first of those that sentence-transformers honours (A5)."""
+    tokenizer = read_json(folder / TOKENIZER_CONFIG, default={})
+    encoder = model.encoder
+    assert not isinstance(encoder, StaticConfig)
+    text_settings = ((settings.get("processing_kwargs") or {}).get("text")) or {}
+    if unknown := set(text_settings) - {"max_length", "truncation", "padding"}:
+        raise UnsupportedModelError(f"{folder}: processing_kwargs.text sets {sorted(unknown)}")
+    limit = text_settings.get("max_length") or settings.get("max_seq_length")
+    if limit is None:
+        declared = tokenizer.get("model_max_length")
+        # transformers writes 10^30 for "no limit"
+        limit = int(declared) if declared is not None and declared < 1e9 else None
+        positions = read_json(folder / CONFIG).get("max_position_embeddings")
+        limit = min((value for value in (limit, positions) if value is not None), default=None)
+    if encoder.max_positions is not None:
+        limit = encoder.max_positions if limit is None else min(limit, encoder.max_positions)
+    # A tokenizer that lists its inputs without token_type_ids feeds none, and the model sees segment 0.
+    inputs = tokenizer.get("model_input_names")
+    has_segments = encoder.type_vocab_size > 1 and (inputs is None or "token_type_ids" in inputs)
+    return TextConfig(
+        max_length=limit,
+        lowercases=bool(settings.get("do_lower_case", False)),
+        has_segments=has_segments,
+        truncation_side=tokenizer.get("truncation_side", "right"),
+    )
+
+
+def _reranker_activation(st_config: Mapping[str, Any], config: Mapping[str, Any], labels: int, where: str) -> str:
+    """What turns logits into scores, by sentence-transformers' precedence (A14): the saved one, the two
+    legacy keys of config.json, else a sigmoid for one label and nothing for several."""
+    path = (
+        st_config.get("activation_fn")
+        or (config.get("sentence_transformers") or {}).get("activation_fn")
+        or config.get("sbert_ce_default_activation_function")
+    )
+    if path is not None and not str(path).startswith("torch."):
+        logger.warning("%s: activation_fn %r is code of its own and is not run; the default is used", where, path)
+        path = None
+    if path is None:
+        return "sigmoid" if labels == 1 else "identity"
+    return activation_name(path, where)

@@ -1,0 +1,262 @@
+"""What flows between the rooms of Runoff: the types, the protocols, the errors. Read this first.
+
+Shape letters used in docstrings and comments everywhere:
+
+    N  pairs (or texts) of one call        B  sequences of one batch
+    T  tokens of one batch, packed         t  tokens of one sequence
+    L  labels a model gives a pair         H  hidden size
+    A  attention heads                     D  size of one head, or of an embedding
+    I  size of the MLP's inner layer       K  results asked for
+
+"Packed" means that the tokens of many sequences lie end to end in one array with no padding; `offsets`
+(B+1 integers) say where each sequence starts and ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+Pair = tuple[str, str]
+"""(query, document)."""
+
+TokenIds = npt.NDArray[np.int32]
+"""Token ids of one text, without special tokens and never truncated. Shape [t]."""
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+
+Truncation = Literal["longest_first", "document", "error"]
+"""What gives way when a pair is too long: the longer of the two texts (the reference's rule), the document
+alone, or nobody (`TruncationError`)."""
+
+LongDocuments = Literal["truncate", "passages"]
+"""What becomes of a document too long for its pair: cut, or scored as overlapping passages (maximum)."""
+
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+
+
+# --- errors ------------------------------------------------------------------------------------------
+
+
+class RunoffError(Exception):
+    """Anything Runoff refuses, with what was expected, what came and what to do."""
+
+
+class InputError(RunoffError, ValueError):
+    """An argument or an input record that cannot be used."""
+
+
+class TruncationError(InputError):
+    """A pair is longer than the model takes and `truncation="error"` was asked for."""
+
+
+class CheckpointError(RunoffError):
+    """A model folder that is missing, incomplete, corrupt, or would be misread."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """No model of that name: neither a local folder nor reachable on the hub."""
+
+
+class UnsupportedModelError(CheckpointError):
+    """A model that no engine available here can run; the message names what would."""
+
+
+class MissingExtraError(RunoffError, ImportError):
+    """An optional dependency is needed; the message names the extra to install."""
+
+
+class IndexStoreError(RunoffError):
+    """A search index that is missing, incomplete, of another kind, or cannot be written."""
+
+
+class TokenizerMismatchError(IndexStoreError):
+    """An index whose stored token ids come from another tokenizer than the reranker's."""
+
+
+class ScoreError(RunoffError):
+    """The model gave a score that is not a finite number."""
+
+
+# --- score: pairs -> batches -> scores -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One sequence ready for an encoder: ids [t], segment ids [t], and how many tokens were cut off."""
+
+    ids: IntArray
+    type_ids: IntArray
+    cut_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B sequences packed end to end: no padding anywhere.
+
+    `ids`, `type_ids` and `positions` are [T]; positions restart at 0 in every sequence. `offsets` is
+    [B+1]. `rows` is [B]: the place of each sequence in the caller's order.
+    """
+
+    ids: IntArray
+    type_ids: IntArray
+    positions: IntArray
+    offsets: IntArray
+    rows: npt.NDArray[np.int64]
+
+    @property
+    def token_count(self) -> int:
+        return int(self.offsets[-1])
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+class Engine(Protocol):
+    """Runs an encoder and its head over packed batches."""
+
+    name: str
+    precision: str
+
+    def forward(self, batch: Batch) -> FloatArray:
+        """Raw head outputs of each sequence, [B, L] (a reranker) or [B, D] (an embedder), fp32."""
+        ...
+
+
+class Ranked(NamedTuple):
+    """An order over N items: `rows` [K], best first, and their raw `scores` [K]."""
+
+    rows: npt.NDArray[np.int64]
+    scores: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class CutReport:
+    """How many of `pairs` were cut to fit, at what limit, and how many tokens were lost."""
+
+    pairs: int = 0
+    cut_pairs: int = 0
+    cut_tokens: int = 0
+    max_length: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.cut_pairs} of {self.pairs} pairs were longer than {self.max_length} tokens and were cut "
+            f"({self.cut_tokens} tokens lost)"
+        )
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Scores documents against a query; `CrossEncoder` is one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def tokenizer_fingerprint(self) -> str | None:
+        """Names the vocabulary and its rules; token ids may be shared only where this is equal.
+        None: this scorer takes texts only."""
+        ...
+
+    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Token ids of each text, to be stored and passed to `score` in the text's place."""
+        ...
+
+    def score(self, query: str, documents: Sequence[str | TokenIds]) -> FloatArray:
+        """Raw scores (logits) [N], higher is more relevant, in the order of `documents`."""
+        ...
+
+
+@runtime_checkable
+class TextEmbedder(Protocol):
+    """Turns texts into vectors whose dot product (or cosine) is their similarity."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    def encode_query(self, inputs: str) -> FloatArray:
+        """Vector [D] of one query."""
+        ...
+
+    def encode_document(self, inputs: Sequence[str]) -> FloatArray:
+        """Vectors [N, D] of documents."""
+        ...
+
+
+# --- search: query -> hits -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query: its text, and an id where it comes from a file of queries."""
+
+    text: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One document found for a query.
+
+    `score` and `rank` (from 1) are those of the list the hit stands in. `scores` and `ranks` keep what
+    each stage said, by its name: "bm25", "dense", "fusion", "rerank", "final"; "retrieve" for any other
+    first stage. A stage that did not see the document is absent.
+    """
+
+    id: str
+    score: float
+    rank: int
+    text: str | None = None
+    title: str | None = None
+    source: str | None = None
+    place: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    tokens: TokenIds | None = field(default=None, repr=False, compare=False)
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """Anything that finds candidates: one method."""
+
+    def retrieve(self, query: Query, k: int) -> Sequence[Hit]:
+        """At most `k` hits, best first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One passage to index: `text` is what is searched and scored (a title is part of it, in front).
+
+    `source` is the file it came from and `place` where in it ("line 12", "page 3", "chars 800-1600").
+    """
+
+    id: str
+    text: str
+    title: str | None = None
+    source: str | None = None
+    place: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """An input record that was left out: where it stands, and why."""
+
+    source: str
+    line: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        where = self.source if self.line is None else f"{self.source}:{self.line}"
+        return f"{where}: {self.reason}"

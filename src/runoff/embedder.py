@@ -1,0 +1,248 @@
+"""`Embedder`: texts -> vectors, on the same tokenizer, batching and engines as the rerankers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runoff.checkpoint.config import StaticConfig
+from runoff.contracts import Encoded, FloatArray, InputError, Precision, TokenIds
+from runoff.engine.choose import Choice
+from runoff.model import ModelOptions, NativeModel, checked_max_length, find, load_native
+from runoff.text.batching import forward_all
+from runoff.text.prompts import resolve_prompt
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+_SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+# Tokens of one batch of a static table: a sum of rows, so only the copy of the rows bounds it (64 MB at D = 1024).
+_STATIC_TOKEN_BUDGET = 16384
+_DELEGATED_BATCH_SIZE = 32
+
+
+class Embedder:
+    """Texts to vectors: static tables (static-retrieval-mrl-en-v1, model2vec) and BERT or ModernBERT encoders
+    without torch, any other sentence-transformers model through the `torch` extra.
+
+    Arguments and answers are those of sentence-transformers' SentenceTransformer. An instance may be shared
+    between threads. Raises what `CrossEncoder` raises.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str | os.PathLike[str],
+        *,
+        device: str | None = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        cache_folder: str | os.PathLike[str] | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: bool | str | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+        backend: str = "torch",
+        similarity_fn_name: str | None = None,
+        truncate_dim: int | None = None,
+        max_length: int | None = None,
+        precision: Precision = "auto",
+        token_budget: int | None = None,
+    ) -> None:
+        options = ModelOptions(
+            device=None if device is None else str(device),
+            precision=precision,
+            max_length=max_length,
+            revision=revision,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+            token=token,
+            backend=backend,
+            trust_remote_code=trust_remote_code,
+            model_kwargs=model_kwargs or {},
+            processor_kwargs=processor_kwargs or {},
+            config_kwargs=config_kwargs or {},
+        )
+        self._name = os.fspath(model_name_or_path)
+        self._token_budget = token_budget
+        found = find(model_name_or_path, "embedder", options)
+        self._choice = found.choice
+        self._native: NativeModel | None = None
+        source: Any
+        if found.choice.engine == "reference":
+            self._native = load_native(found, options)
+            source = self._native.checkpoint
+            similarity, self._full_dimension = source.similarity, source.model.output_size
+        else:
+            from runoff.engine.delegated import DelegatedEmbedder
+
+            source = self._delegate = DelegatedEmbedder(found.folder, found.choice, options.for_sentence_transformers())
+            similarity, self._full_dimension = source.similarity_name, source.dimension
+        self.prompts = {"query": "", "document": "", **source.prompts, **(prompts or {})}
+        self.default_prompt_name = default_prompt_name or source.default_prompt_name
+        self.similarity_fn_name = similarity_fn_name or similarity
+        if self.similarity_fn_name not in _SIMILARITIES:
+            raise InputError(f"similarity_fn_name must be one of {', '.join(_SIMILARITIES)}; got {self.similarity_fn_name!r}")
+        self.truncate_dim = truncate_dim
+
+    @property
+    def name(self) -> str:
+        """The name or path it was loaded by."""
+        return self._name
+
+    @property
+    def choice(self) -> Choice:
+        """Which engine runs it, where, in which precision, and why."""
+        return self._choice
+
+    @property
+    def device(self) -> str:
+        return self._choice.device
+
+    @property
+    def dimension(self) -> int:
+        """Numbers per vector."""
+        return self._full_dimension if self.truncate_dim is None else min(self.truncate_dim, self._full_dimension)
+
+    def get_embedding_dimension(self) -> int:
+        return self.dimension
+
+    get_sentence_embedding_dimension = get_embedding_dimension
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Most tokens of a text, special ones included; None for no limit."""
+        return None if self._native is None else self._native.tokenizer.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        if self._native is None:
+            raise InputError(f"{self.name} is run by sentence-transformers; give max_length when loading it")
+        tokenizer = self._native.tokenizer
+        tokenizer.max_length = checked_max_length(value, self._native.checkpoint, tokenizer)
+
+    def encode(
+        self,
+        inputs: Sequence[str] | str,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        *,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+    ) -> FloatArray | torch.Tensor | list[torch.Tensor]:
+        """Vectors [N, D] of texts; of one text, one vector [D].
+
+        Raises `InputError` for what is no text, or a `batch_size` that is not positive.
+        """
+        is_single = isinstance(inputs, str)
+        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        if batch_size is not None and batch_size <= 0:
+            raise InputError(f"batch_size must be a positive number of texts, got {batch_size}")
+        if show_progress_bar is None:
+            show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+        prefix = resolve_prompt(prompt, prompt_name, self.prompts, self.default_prompt_name)
+        if not texts:
+            vectors = np.empty((0, self._full_dimension), np.float32)
+        elif self._native is None:
+            vectors = self._delegate.vectors(
+                texts, prompt=prefix, batch_size=batch_size or _DELEGATED_BATCH_SIZE, shows_progress=show_progress_bar
+            )
+        else:
+            vectors = self._vectors(self._native, texts, prefix, batch_size, show_progress_bar)
+        size = self.truncate_dim if truncate_dim is None else truncate_dim
+        vectors = vectors if size is None else vectors[:, :size]
+        if normalize_embeddings:
+            vectors = _normalized(vectors)
+        if convert_to_tensor or not convert_to_numpy:
+            from runoff.engine.delegated import to_tensor
+
+            tensor = to_tensor(vectors[0] if is_single else vectors)
+            return tensor if convert_to_tensor or is_single else list(tensor)
+        return vectors[0] if is_single else vectors
+
+    def encode_query(self, inputs: Sequence[str] | str, prompt_name: str | None = None, **options: Any) -> Any:
+        """`encode` with the model's prompt for queries, if it has one."""
+        return self.encode(inputs, self._task_prompt("query", prompt_name, options), **options)
+
+    def encode_document(self, inputs: Sequence[str] | str, prompt_name: str | None = None, **options: Any) -> Any:
+        """`encode` with the model's prompt for documents, if it has one."""
+        for name in ("document", "passage", "corpus"):
+            if self.prompts.get(name):
+                return self.encode(inputs, self._task_prompt(name, prompt_name, options), **options)
+        return self.encode(inputs, self._task_prompt("document", prompt_name, options), **options)
+
+    def _task_prompt(self, task: str, prompt_name: str | None, options: Mapping[str, Any]) -> str | None:
+        return prompt_name if prompt_name is not None or options.get("prompt") is not None else task
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Similarity of every vector of one set with every one of the other, [N, M]; higher is more alike.
+
+        Tensors in, tensor out; else an array.
+        """
+        is_tensor = any(type(part).__module__.startswith("torch") for part in (embeddings1, embeddings2))
+        first, second = (np.atleast_2d(np.asarray(part, dtype=np.float32)) for part in (embeddings1, embeddings2))
+        scores = _similarity(self.similarity_fn_name, first, second)
+        if not is_tensor:
+            return scores
+        from runoff.engine.delegated import to_tensor
+
+        return to_tensor(scores)
+
+    def _vectors(
+        self, native: NativeModel, texts: list[str], prefix: str, batch_size: int | None, shows_progress: bool
+    ) -> FloatArray:
+        encoder = native.checkpoint.model.encoder
+        ids = native.tokenizer.tokenize([prefix + text if isinstance(text, str) else text for text in texts])
+        if isinstance(encoder, StaticConfig):
+            ids = [row[: native.tokenizer.max_length] for row in ids]
+            if encoder.drops_unknown_token:
+                ids = [row[row != native.tokenizer.unknown_token_id] for row in ids]
+            sequences = [_bare(row) for row in ids]
+            budget = _STATIC_TOKEN_BUDGET
+        else:
+            sequences = [native.tokenizer.encode_single(row) for row in ids]
+            budget = native.engine.token_budget
+        return forward_all(
+            native.engine,
+            sequences,
+            token_budget=budget if self._token_budget is None else self._token_budget,
+            max_sequences=batch_size,
+            shows_progress=shows_progress,
+        )
+
+
+def _bare(ids: TokenIds) -> Encoded:
+    """A text without special tokens: what a static table sums."""
+    return Encoded(ids, np.zeros(len(ids), np.int32))
+
+
+def _normalized(vectors: FloatArray) -> FloatArray:
+    # torch.nn.functional.normalize divides by at least 1e-12
+    lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
+    result: FloatArray = vectors / lengths
+    return result
+
+
+def _similarity(name: str, first: FloatArray, second: FloatArray) -> FloatArray:
+    result: FloatArray
+    if name == "cosine":
+        result = _normalized(first) @ _normalized(second).T
+    elif name == "dot":
+        result = first @ second.T
+    else:
+        # Distances, negated so that higher is more alike; row by row, so that no [N, M, D] array is made.
+        order = 2 if name == "euclidean" else 1
+        result = np.stack([-np.linalg.norm(second - row, ord=order, axis=1) for row in first]).astype(np.float32)
+    return result

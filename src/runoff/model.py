@@ -1,0 +1,146 @@
+"""A name -> tokenizer and engine, ready to run: what `CrossEncoder` and `Embedder` have in common."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runoff.checkpoint.config import StaticConfig
+from runoff.checkpoint.hub import find_model
+from runoff.checkpoint.layout import Checkpoint, Role, load_weights, read_checkpoint
+from runoff.contracts import InputError, Precision, UnsupportedModelError
+from runoff.engine.choose import Choice, choose_engine
+from runoff.engine.reference import ReferenceEngine
+from runoff.text.tokenizer import Tokenizer, load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+# Options of transformers that change nothing here: the engines pack tokens whatever attention was named,
+# and compute at least as precisely as any dtype asked for.
+_HARMLESS_MODEL_OPTIONS = {"dtype", "torch_dtype", "attn_implementation"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How a model is found and run; the names are sentence-transformers'."""
+
+    device: str | None = None
+    precision: Precision = "auto"
+    max_length: int | None = None
+    revision: str | None = None
+    cache_folder: str | os.PathLike[str] | None = None
+    local_files_only: bool = False
+    token: bool | str | None = None
+    backend: str = "torch"
+    trust_remote_code: bool = False
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    processor_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    config_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def for_sentence_transformers(self) -> dict[str, Any]:
+        """The options as its constructors take them; the folder is already local."""
+        processor = dict(self.processor_kwargs)
+        if self.max_length is not None:
+            processor["model_max_length"] = self.max_length
+        return {
+            "local_files_only": True,
+            "backend": self.backend,
+            "model_kwargs": dict(self.model_kwargs),
+            "processor_kwargs": processor,
+            "config_kwargs": dict(self.config_kwargs),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FoundModel:
+    """A model's folder, the engine chosen for it, and, where that is ours, what it is."""
+
+    folder: Path
+    choice: Choice
+    checkpoint: Checkpoint | None
+
+
+@dataclass(frozen=True, slots=True)
+class NativeModel:
+    """A model that Runoff's own engines run."""
+
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    engine: ReferenceEngine
+
+
+def find(name_or_path: str | os.PathLike[str], role: Role, options: ModelOptions) -> FoundModel:
+    """Which model `name_or_path` is and what will run it; loads no weights.
+
+    Raises the errors of `find_model`, `read_checkpoint` and `choose_engine`.
+    """
+    if options.trust_remote_code:
+        raise InputError("trust_remote_code=True: Runoff never runs code from a checkpoint; leave it out")
+    folder = find_model(
+        name_or_path,
+        role,
+        revision=options.revision,
+        cache_folder=options.cache_folder,
+        local_files_only=options.local_files_only,
+        token=options.token,
+    )
+    checkpoint, obstacle = None, None
+    try:
+        checkpoint = read_checkpoint(folder, role)
+    except UnsupportedModelError as error:
+        obstacle = error
+    choice = choose_engine(options.device, options.precision, options.backend, obstacle)
+    return FoundModel(folder, choice, checkpoint)
+
+
+def load_native(found: FoundModel, options: ModelOptions) -> NativeModel:
+    """Tokenizer and engine of a model that was found to be ours."""
+    checkpoint = found.checkpoint
+    assert checkpoint is not None, "only a checkpoint that was read is loaded here"
+    _refuse_unknown("model_kwargs", options.model_kwargs, _HARMLESS_MODEL_OPTIONS)
+    _refuse_unknown("processor_kwargs", options.processor_kwargs, {"model_max_length"})
+    _refuse_unknown("config_kwargs", options.config_kwargs, set())
+    dtype = options.model_kwargs.get("dtype", options.model_kwargs.get("torch_dtype", "float32"))
+    if str(dtype).removeprefix("torch.") not in ("float32", "auto"):
+        logger.info("dtype %s was asked for; the %s engine computes in fp32", dtype, found.choice.engine)
+    folder = checkpoint.folder / checkpoint.root_folder
+    tokenizer = load_tokenizer(
+        folder,
+        max_length=None,
+        lowercases=checkpoint.text.lowercases,
+        has_segments=checkpoint.text.has_segments,
+        truncation_side=checkpoint.text.truncation_side,
+    )
+    wanted = options.max_length if options.max_length is not None else options.processor_kwargs.get("model_max_length")
+    tokenizer.max_length = checked_max_length(wanted, checkpoint, tokenizer)
+    return NativeModel(checkpoint, tokenizer, ReferenceEngine(checkpoint.model, load_weights(checkpoint)))
+
+
+def checked_max_length(wanted: int | None, checkpoint: Checkpoint, tokenizer: Tokenizer) -> int | None:
+    """The limit in tokens, special ones included: `wanted`, or else the checkpoint's own."""
+    encoder = checkpoint.model.encoder
+    if isinstance(encoder, StaticConfig):
+        return tokenizer.saved_limit if wanted is None else wanted
+    if wanted is None:
+        return checkpoint.text.max_length
+    if wanted <= tokenizer.special_token_count:
+        raise InputError(
+            f"max_length must be more than the {tokenizer.special_token_count} special tokens of a pair, got {wanted}"
+        )
+    if encoder.max_positions is not None and wanted > encoder.max_positions:
+        raise InputError(
+            f"max_length {wanted} is beyond this model's {encoder.max_positions} positions; use at most that many"
+        )
+    return wanted
+
+
+def _refuse_unknown(name: str, given: Mapping[str, Any], known: set[str]) -> None:
+    if unknown := sorted(set(given) - known):
+        raise InputError(
+            f"{name} {unknown} means nothing to Runoff's own engines (known: {sorted(known) or 'none'}); leave it out, "
+            "or run the model through sentence-transformers"
+        )

@@ -1,0 +1,42 @@
+"""Scores -> order. The only top-k and the only tie rule: raw score descending, then lower index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from runoff.contracts import InputError, Ranked, ScoreError
+
+
+def rank_scores(scores: npt.ArrayLike, top_k: int | None = None) -> Ranked:
+    """Rows of `scores` [N] from best to worst; equal scores keep their input order.
+
+    `top_k` None gives all N, 0 gives none, more than N gives N. Raises `InputError` for a negative
+    `top_k` and `ScoreError` for a score that is not finite: an order over NaN means nothing.
+    """
+    values = np.asarray(scores)
+    if values.ndim != 1:
+        raise InputError(f"expected one score per item, shape [N], got shape {list(values.shape)}")
+    if top_k is not None and top_k < 0:
+        raise InputError(f"top_k must be 0 or more (or None for all), got {top_k}")
+    check_finite(values)
+    # A stable sort of the negated scores is what keeps ties in input order.
+    rows = np.argsort(-values, kind="stable")[:top_k]
+    return Ranked(rows=rows, scores=values[rows])
+
+
+def check_finite(scores: npt.NDArray[np.floating]) -> None:
+    """Raises `ScoreError` naming the first row whose score is NaN or infinite."""
+    bad = np.flatnonzero(~np.isfinite(scores).reshape(len(scores), -1).all(axis=1)) if len(scores) else []
+    if len(bad):
+        raise ScoreError(
+            f"{len(bad)} of {len(scores)} scores are not finite; the first is row {int(bad[0])} "
+            f"({scores[bad[0]]}). The checkpoint's weights are probably damaged: load it again from its source."
+        )
+
+
+def positions_of(rows: Sequence[int] | npt.NDArray[np.int64]) -> dict[int, int]:
+    """Rank (from 1) of every row in an order."""
+    return {int(row): place for place, row in enumerate(rows, start=1)}

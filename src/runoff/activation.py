@@ -37,7 +37,9 @@ class Activation:
         elif name in NAMES:
             return cls(NAMES[name], ACTIVATIONS[NAMES[name]], NAMES[name] in _KEEPING_ORDER)
         if isinstance(value, str) or not callable(value):
-            raise InputError(f"activation_fn must be a callable or one of {sorted(ACTIVATIONS)}, got {value!r}")
+            raise InputError(
+                f"activation_fn must be a callable or one of {sorted(ACTIVATIONS)}, got {value!r}"
+            )
         return cls(name, value, keeps_order=False)
 
     def __call__(self, scores: FloatArray) -> FloatArray:

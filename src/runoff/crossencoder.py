@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from runoff.activation import Activation
-from runoff.contracts import (
-    CutReport,
-    Encoded,
-    FloatArray,
-    InputError,
-    LongDocuments,
-    Pair,
-    Precision,
-    TokenIds,
-    Truncation,
-)
+from runoff.contracts import CutReport, FloatArray, InputError, LongDocuments, Precision, TokenIds, Truncation
 from runoff.engine.choose import Choice
 from runoff.model import FoundModel, ModelOptions, NativeModel, checked_max_length, find, load_native
 from runoff.ranking import check_finite, rank_scores
+from runoff.results import Ranking, Scores
 from runoff.text.batching import forward_all
+from runoff.text.pairs import as_pairs, encode_pairs
 from runoff.text.prompts import resolve_prompt
 
 if TYPE_CHECKING:
@@ -35,29 +27,6 @@ logger = logging.getLogger(__name__)
 
 # Pairs of one batch where sentence-transformers runs the model; its own default.
 _DELEGATED_BATCH_SIZE = 32
-
-
-class Scores(npt.NDArray[np.float32] if TYPE_CHECKING else np.ndarray):  # type: ignore[misc]
-    """An ordinary array of scores that also says, in `cut`, how many pairs were cut to fit."""
-
-    cut: CutReport
-
-    @classmethod
-    def of(cls, values: npt.NDArray[Any], cut: CutReport) -> Self:
-        scores = np.asarray(values).view(cls)
-        scores.cut = cut
-        return scores
-
-    def __array_finalize__(self, source: Any) -> None:
-        self.cut = getattr(source, "cut", CutReport())
-
-
-class Ranking(list[dict[str, Any]]):
-    """An ordinary list of results that also says, in `cut`, how many pairs were cut to fit."""
-
-    def __init__(self, results: Iterable[dict[str, Any]] = (), cut: CutReport | None = None) -> None:
-        super().__init__(results)
-        self.cut = cut or CutReport()
 
 
 class CrossEncoder:
@@ -127,13 +96,15 @@ class CrossEncoder:
         if activation_fn is not None:
             self.activation_fn = activation_fn
 
-    def _load(self, found: FoundModel, prompts: Mapping[str, str] | None, default_prompt_name: str | None) -> None:
+    def _load(
+        self, found: FoundModel, prompts: Mapping[str, str] | None, default_prompt_name: str | None
+    ) -> None:
         self._native: NativeModel | None = None
         source: Any
         if found.choice.engine == "reference":
             self._native = load_native(found, self._options)
             source = self._native.checkpoint
-            self._label_count = source.model.output_size
+            self._label_count: int = source.model.output_size
             self._activation = Activation.of(source.activation)
         else:
             from runoff.engine.delegated import DelegatedReranker
@@ -222,9 +193,14 @@ class CrossEncoder:
         """
         inputs, activation_fn = _legacy_arguments(inputs, activation_fn, legacy)
         self._check_device(device)
-        is_single, pairs = _as_pairs(inputs)
+        is_single, pairs = as_pairs(inputs)
         logits, cut = self._logits(
-            pairs, self._prompt(prompt, prompt_name), batch_size, show_progress_bar, truncation, long_documents
+            pairs,
+            self._prompt(prompt, prompt_name),
+            batch_size,
+            show_progress_bar,
+            truncation,
+            long_documents,
         )
         if not pairs:
             return self._converted(np.array([]), cut, convert_to_numpy, convert_to_tensor)
@@ -264,18 +240,25 @@ class CrossEncoder:
             )
         self._check_device(device)
         documents = list(documents)
-        _, pairs = _as_pairs([(query, document) for document in documents])
+        _, pairs = as_pairs([(query, document) for document in documents])
         logits, cut = self._logits(
-            pairs, self._prompt(prompt, prompt_name), batch_size, show_progress_bar, truncation, long_documents
+            pairs,
+            self._prompt(prompt, prompt_name),
+            batch_size,
+            show_progress_bar,
+            truncation,
+            long_documents,
         )
         activation = self._activation if activation_fn is None else Activation.of(activation_fn)
         raw = logits.reshape(-1)
         scores = np.asarray(activation(logits)).reshape(-1) if len(raw) else raw
         order = rank_scores(raw if activation.keeps_order else scores)
-        results = [{"corpus_id": int(row), "score": float(scores[row])} for row in order.rows]
+        results: list[dict[str, Any]] = [
+            {"corpus_id": int(row), "score": float(scores[row])} for row in order.rows
+        ]
         if return_documents:
             for result in results:
-                result["text"] = documents[int(result["corpus_id"])]
+                result["text"] = documents[result["corpus_id"]]
         return Ranking(results[:top_k], cut)
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
@@ -287,7 +270,9 @@ class CrossEncoder:
     def score(self, query: str, documents: Sequence[str | TokenIds]) -> Scores:
         """Raw scores (logits, before any activation) [N] of texts or token ids against one query."""
         if self.num_labels != 1:
-            raise InputError(f"score() needs a model with one label, this one has {self.num_labels}; use predict()")
+            raise InputError(
+                f"score() needs a model with one label, this one has {self.num_labels}; use predict()"
+            )
         pairs = [(query, document) for document in documents]
         logits, cut = self._logits(pairs, self._prompt(None, None), None, False, None, None)
         return Scores.of(logits.reshape(-1), cut)
@@ -326,72 +311,23 @@ class CrossEncoder:
         if not pairs:
             return np.empty((0, self.num_labels), np.float32), CutReport()
         if self._native is None:
-            return self._delegated_logits(pairs, prompt, batch_size, show_progress_bar, truncation, long_documents)
-        sequences, first_rows, cut = self._encode(pairs, prompt, truncation, long_documents)
+            return self._delegated_logits(
+                pairs, prompt, batch_size, show_progress_bar, truncation, long_documents
+            )
+        encoded = encode_pairs(self._native.tokenizer, pairs, prompt, truncation, long_documents)
         outputs = forward_all(
             self._native.engine,
-            sequences,
-            token_budget=self._native.engine.token_budget if self._token_budget is None else self._token_budget,
+            encoded.sequences,
+            token_budget=self._native.engine.token_budget
+            if self._token_budget is None
+            else self._token_budget,
             max_sequences=batch_size,
             shows_progress=show_progress_bar,
         )
+        outputs = encoded.scores_of_pairs(outputs)
         check_finite(outputs)
-        if len(outputs) > len(pairs):
-            outputs = np.maximum.reduceat(outputs, first_rows, axis=0)
-        self._log_cut(cut)
-        return outputs, cut
-
-    def _encode(
-        self,
-        pairs: Sequence[tuple[str, str | TokenIds] | str],
-        prompt: str,
-        truncation: Truncation,
-        long_documents: LongDocuments,
-    ) -> tuple[list[Encoded], list[int], CutReport]:
-        """Sequences (one a pair, or one a passage), the first sequence of each pair, and what was cut."""
-        assert self._native is not None
-        tokenizer = self._native.tokenizer
-        # Each distinct text is tokenised once: a query stands in many pairs.
-        ids_of: dict[str, TokenIds] = {}
-        for pair in pairs:
-            query, document = (pair, "") if isinstance(pair, str) else pair
-            ids_of[prompt + query] = ids_of.get(prompt + query, _NOTHING)
-            if isinstance(document, str):
-                ids_of[document] = ids_of.get(document, _NOTHING)
-        ids_of = dict(zip(ids_of, tokenizer.tokenize(list(ids_of)), strict=True))
-        sequences: list[Encoded] = []
-        first_rows: list[int] = []
-        for pair in pairs:
-            first_rows.append(len(sequences))
-            if isinstance(pair, str):
-                sequences.append(tokenizer.encode_single(ids_of[prompt + pair]))
-                continue
-            query_ids = ids_of[prompt + pair[0]]
-            document_ids = ids_of[pair[1]] if isinstance(pair[1], str) else self._checked_ids(pair[1])
-            if long_documents == "passages":
-                sequences += tokenizer.encode_passages(query_ids, document_ids, truncation)
-            else:
-                sequences.append(tokenizer.encode_pair(query_ids, document_ids, truncation))
-        cuts = [sequence.cut_tokens for sequence in sequences] if long_documents == "truncate" else []
-        report = CutReport(
-            pairs=len(pairs),
-            cut_pairs=sum(cut > 0 for cut in cuts),
-            cut_tokens=sum(cuts),
-            max_length=tokenizer.max_length or 0,
-        )
-        return sequences, first_rows, report
-
-    def _checked_ids(self, ids: TokenIds) -> TokenIds:
-        assert self._native is not None
-        encoder = self._native.checkpoint.model.encoder
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise InputError(f"token ids must be whole numbers of shape [t], got {ids.dtype} of shape {list(ids.shape)}")
-        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= encoder.vocab_size):
-            raise InputError(
-                f"token ids lie between {ids.min()} and {ids.max()}, but {self.name} has {encoder.vocab_size} tokens: "
-                "they were made by another tokenizer"
-            )
-        return ids.astype(np.int32, copy=False)
+        self._log_cut(encoded.cut)
+        return outputs, encoded.cut
 
     def _delegated_logits(
         self,
@@ -408,7 +344,10 @@ class CrossEncoder:
                 "sentence-transformers, which cuts 'longest_first' only"
             )
         outputs = self._delegate.logits(
-            pairs, prompt=prompt, batch_size=batch_size or _DELEGATED_BATCH_SIZE, shows_progress=show_progress_bar
+            pairs,
+            prompt=prompt,
+            batch_size=batch_size or _DELEGATED_BATCH_SIZE,
+            shows_progress=show_progress_bar,
         )
         check_finite(outputs)
         return outputs, CutReport(pairs=len(pairs), max_length=self.max_seq_length or 0)
@@ -429,45 +368,15 @@ class CrossEncoder:
         return Scores.of(scores, cut)
 
 
-_NOTHING: TokenIds = np.empty(0, np.int32)
-
-
-def _as_pairs(inputs: Any) -> tuple[bool, list[Any]]:
-    """(whether it is one pair, the pairs), by sentence-transformers' rules (notes C4)."""
-    if inputs is None:
-        raise InputError("inputs is missing: expected a list of (query, document) pairs")
-    if isinstance(inputs, np.ndarray):
-        is_single = inputs.size > 0 and inputs.ndim < 2
-        inputs = inputs.tolist()
-    elif isinstance(inputs, str):
-        is_single = True
-    elif isinstance(inputs, Sequence) or hasattr(inputs, "__iter__"):
-        inputs = list(inputs)
-        is_single = len(inputs) > 0 and not isinstance(inputs[0], (list, tuple, np.ndarray))
-    else:
-        raise InputError(f"expected a list of (query, document) pairs, got {type(inputs).__name__}: {inputs!r:.80}")
-    pairs = [inputs] if is_single else inputs
-    return is_single, [_as_pair(pair, row) for row, pair in enumerate(pairs)]
-
-
-def _as_pair(pair: Any, row: int) -> Pair | str:
-    if isinstance(pair, str):  # a lone text is legal there, and so it is here
-        return pair
-    if not isinstance(pair, (list, tuple, np.ndarray)) or len(pair) != 2:
-        raise InputError(f"pair {row}: expected (query, document), got {pair!r:.120}")
-    for name, text in zip(("query", "document"), pair, strict=True):
-        if not isinstance(text, str):
-            raise InputError(f"pair {row}: Unsupported input type {type(text).__name__} as {name}; expected a string")
-    return (str(pair[0]), str(pair[1]))
-
-
 def _legacy_arguments(inputs: Any, activation_fn: Any, legacy: dict[str, Any]) -> tuple[Any, Any]:
     """Arguments under their names in older releases; `TypeError` for any other."""
     inputs = legacy.pop("sentences", inputs)
     activation_fn = legacy.pop("activation_fct", activation_fn)
     legacy.pop("num_workers", None)  # did nothing there for years
     if any(legacy.get(name) is not None for name in ("pool", "chunk_size")):
-        raise InputError("pool and chunk_size are for sentence-transformers' worker processes; Runoff needs none")
+        raise InputError(
+            "pool and chunk_size are for sentence-transformers' worker processes; Runoff needs none"
+        )
     if unknown := sorted(set(legacy) - {"pool", "chunk_size"}):
         raise TypeError(f"predict() got unexpected arguments {unknown}")
     return inputs, activation_fn

@@ -77,6 +77,7 @@ class Embedder:
         self._choice = found.choice
         self._native: NativeModel | None = None
         source: Any
+        self._full_dimension: int
         if found.choice.engine == "reference":
             self._native = load_native(found, options)
             source = self._native.checkpoint
@@ -84,13 +85,17 @@ class Embedder:
         else:
             from runoff.engine.delegated import DelegatedEmbedder
 
-            source = self._delegate = DelegatedEmbedder(found.folder, found.choice, options.for_sentence_transformers())
+            source = self._delegate = DelegatedEmbedder(
+                found.folder, found.choice, options.for_sentence_transformers()
+            )
             similarity, self._full_dimension = source.similarity_name, source.dimension
         self.prompts = {"query": "", "document": "", **source.prompts, **(prompts or {})}
         self.default_prompt_name = default_prompt_name or source.default_prompt_name
         self.similarity_fn_name = similarity_fn_name or similarity
         if self.similarity_fn_name not in _SIMILARITIES:
-            raise InputError(f"similarity_fn_name must be one of {', '.join(_SIMILARITIES)}; got {self.similarity_fn_name!r}")
+            raise InputError(
+                f"similarity_fn_name must be one of {', '.join(_SIMILARITIES)}; got {self.similarity_fn_name!r}"
+            )
         self.truncate_dim = truncate_dim
 
     @property
@@ -110,7 +115,11 @@ class Embedder:
     @property
     def dimension(self) -> int:
         """Numbers per vector."""
-        return self._full_dimension if self.truncate_dim is None else min(self.truncate_dim, self._full_dimension)
+        return (
+            self._full_dimension
+            if self.truncate_dim is None
+            else min(self.truncate_dim, self._full_dimension)
+        )
 
     def get_embedding_dimension(self) -> int:
         return self.dimension
@@ -148,6 +157,9 @@ class Embedder:
         """
         is_single = isinstance(inputs, str)
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        for row, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(f"text {row} must be a string, got {type(text).__name__}: {text!r:.80}")
         if batch_size is not None and batch_size <= 0:
             raise InputError(f"batch_size must be a positive number of texts, got {batch_size}")
         if show_progress_bar is None:
@@ -157,7 +169,10 @@ class Embedder:
             vectors = np.empty((0, self._full_dimension), np.float32)
         elif self._native is None:
             vectors = self._delegate.vectors(
-                texts, prompt=prefix, batch_size=batch_size or _DELEGATED_BATCH_SIZE, shows_progress=show_progress_bar
+                texts,
+                prompt=prefix,
+                batch_size=batch_size or _DELEGATED_BATCH_SIZE,
+                shows_progress=show_progress_bar,
             )
         else:
             vectors = self._vectors(self._native, texts, prefix, batch_size, show_progress_bar)
@@ -172,11 +187,15 @@ class Embedder:
             return tensor if convert_to_tensor or is_single else list(tensor)
         return vectors[0] if is_single else vectors
 
-    def encode_query(self, inputs: Sequence[str] | str, prompt_name: str | None = None, **options: Any) -> Any:
+    def encode_query(
+        self, inputs: Sequence[str] | str, prompt_name: str | None = None, **options: Any
+    ) -> Any:
         """`encode` with the model's prompt for queries, if it has one."""
         return self.encode(inputs, self._task_prompt("query", prompt_name, options), **options)
 
-    def encode_document(self, inputs: Sequence[str] | str, prompt_name: str | None = None, **options: Any) -> Any:
+    def encode_document(
+        self, inputs: Sequence[str] | str, prompt_name: str | None = None, **options: Any
+    ) -> Any:
         """`encode` with the model's prompt for documents, if it has one."""
         for name in ("document", "passage", "corpus"):
             if self.prompts.get(name):
@@ -192,7 +211,9 @@ class Embedder:
         Tensors in, tensor out; else an array.
         """
         is_tensor = any(type(part).__module__.startswith("torch") for part in (embeddings1, embeddings2))
-        first, second = (np.atleast_2d(np.asarray(part, dtype=np.float32)) for part in (embeddings1, embeddings2))
+        first, second = (
+            np.atleast_2d(np.asarray(part, dtype=np.float32)) for part in (embeddings1, embeddings2)
+        )
         scores = _similarity(self.similarity_fn_name, first, second)
         if not is_tensor:
             return scores
@@ -204,7 +225,7 @@ class Embedder:
         self, native: NativeModel, texts: list[str], prefix: str, batch_size: int | None, shows_progress: bool
     ) -> FloatArray:
         encoder = native.checkpoint.model.encoder
-        ids = native.tokenizer.tokenize([prefix + text if isinstance(text, str) else text for text in texts])
+        ids = native.tokenizer.tokenize([prefix + text for text in texts])
         if isinstance(encoder, StaticConfig):
             ids = [row[: native.tokenizer.max_length] for row in ids]
             if encoder.drops_unknown_token:
@@ -244,5 +265,7 @@ def _similarity(name: str, first: FloatArray, second: FloatArray) -> FloatArray:
     else:
         # Distances, negated so that higher is more alike; row by row, so that no [N, M, D] array is made.
         order = 2 if name == "euclidean" else 1
-        result = np.stack([-np.linalg.norm(second - row, ord=order, axis=1) for row in first]).astype(np.float32)
+        result = np.stack([-np.linalg.norm(second - row, ord=order, axis=1) for row in first]).astype(
+            np.float32
+        )
     return result

@@ -115,7 +115,11 @@ def load_native(found: FoundModel, options: ModelOptions) -> NativeModel:
         has_segments=checkpoint.text.has_segments,
         truncation_side=checkpoint.text.truncation_side,
     )
-    wanted = options.max_length if options.max_length is not None else options.processor_kwargs.get("model_max_length")
+    wanted = (
+        options.max_length
+        if options.max_length is not None
+        else options.processor_kwargs.get("model_max_length")
+    )
     tokenizer.max_length = checked_max_length(wanted, checkpoint, tokenizer)
     return NativeModel(checkpoint, tokenizer, ReferenceEngine(checkpoint.model, load_weights(checkpoint)))
 

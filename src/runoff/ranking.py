@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -29,14 +27,10 @@ def rank_scores(scores: npt.ArrayLike, top_k: int | None = None) -> Ranked:
 
 def check_finite(scores: npt.NDArray[np.floating]) -> None:
     """Raises `ScoreError` naming the first row whose score is NaN or infinite."""
-    bad = np.flatnonzero(~np.isfinite(scores).reshape(len(scores), -1).all(axis=1)) if len(scores) else []
+    rows = np.asarray(scores).reshape(len(scores), -1) if len(scores) else np.empty((0, 1))
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(bad):
         raise ScoreError(
-            f"{len(bad)} of {len(scores)} scores are not finite; the first is row {int(bad[0])} "
-            f"({scores[bad[0]]}). The checkpoint's weights are probably damaged: load it again from its source."
+            f"{len(bad)} of {len(scores)} scores are not finite; the first is row {bad[0]} ({scores[bad[0]]}). "
+            "The checkpoint's weights are probably damaged: load it again from its source"
         )
-
-
-def positions_of(rows: Sequence[int] | npt.NDArray[np.int64]) -> dict[int, int]:
-    """Rank (from 1) of every row in an order."""
-    return {int(row): place for place, row in enumerate(rows, start=1)}

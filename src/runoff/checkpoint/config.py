@@ -217,11 +217,13 @@ def _rope_theta(rope: Json, kind: str, legacy: float | None, default: float, whe
     parameters = rope.get(kind) or {}
     rope_type = parameters.get("rope_type", "default")
     if rope_type != "default":
-        raise UnsupportedModelError(f"{where}: rope_type {rope_type!r} of {kind}; only 'default' is known here")
+        raise UnsupportedModelError(
+            f"{where}: rope_type {rope_type!r} of {kind}; only 'default' is known here"
+        )
     return float(parameters.get("rope_theta", default if legacy is None else legacy))
 
 
-def _sizes(config: Json, where: str) -> dict[str, int]:
+def _sizes(config: Json, where: str) -> dict[str, Any]:
     sizes = {
         "vocab_size": _positive(config, "vocab_size", where),
         "hidden_size": _positive(config, "hidden_size", where),

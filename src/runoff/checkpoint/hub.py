@@ -6,7 +6,8 @@ import importlib.util
 import os
 from pathlib import Path
 
-from runoff.checkpoint.layout import DOWNLOAD_EXCEPT, DOWNLOAD_PATTERNS, Role
+from runoff.checkpoint.files import DOWNLOAD_EXCEPT, DOWNLOAD_PATTERNS
+from runoff.checkpoint.layout import Role
 from runoff.contracts import CheckpointNotFoundError
 
 BUNDLED = {"runoff-nano": "runoff_nano"}
@@ -34,11 +35,15 @@ def find_model(
     if path.is_dir():
         return path
     if path.is_file():
-        raise CheckpointNotFoundError(f"{name} is a file; expected the folder that holds a model's config.json")
+        raise CheckpointNotFoundError(
+            f"{name} is a file; expected the folder that holds a model's config.json"
+        )
     if name in BUNDLED:
         return _bundled_folder(name)
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
-        raise CheckpointNotFoundError(f"no folder {name!r}; expected a model folder or a hub id such as 'org/model'")
+        raise CheckpointNotFoundError(
+            f"no folder {name!r}; expected a model folder or a hub id such as 'org/model'"
+        )
     repo_id = name if "/" in name else f"{_DEFAULT_ORGANISATION[role]}/{name}"
     return _download(repo_id, revision, cache_folder, local_files_only, token)
 
@@ -64,8 +69,8 @@ def _download(
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HFValidationError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -78,7 +83,7 @@ def _download(
             snapshot_download(
                 repo_id,
                 revision=revision,
-                cache_dir=cache_folder,
+                cache_dir=None if cache_folder is None else os.fspath(cache_folder),
                 local_files_only=local_files_only,
                 token=token,
                 allow_patterns=list(DOWNLOAD_PATTERNS),

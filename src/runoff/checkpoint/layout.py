@@ -7,7 +7,6 @@ Anything that could be misread is refused: no head is ever invented.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,10 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from runoff.checkpoint.config import (
-    POOLING_MODES,
-    Dense,
     HeadStep,
-    LayerNorm,
     ModelConfig,
     Normalize,
     StaticConfig,
@@ -28,37 +24,23 @@ from runoff.checkpoint.config import (
     classic_head,
     encoder_config,
 )
-from runoff.checkpoint.weights import Tensor, Weights, canonical_weights, read_safetensors
+from runoff.checkpoint.files import (
+    CONFIG,
+    MODULES,
+    ST_CONFIG,
+    TOKENIZER_CONFIG,
+    WEIGHTS,
+    read_json,
+    read_transformer_settings,
+    read_weights_of,
+)
+from runoff.checkpoint.modular import Module, modular_model, read_modules
+from runoff.checkpoint.weights import Tensor, Weights, canonical_weights
 from runoff.contracts import CheckpointError, CheckpointNotFoundError, UnsupportedModelError
 
 logger = logging.getLogger(__name__)
 
 Role = Literal["reranker", "embedder"]
-
-CONFIG = "config.json"
-MODULES = "modules.json"
-ST_CONFIG = "config_sentence_transformers.json"
-TOKENIZER = "tokenizer.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
-VOCABULARY = "vocab.txt"
-WEIGHTS = "model.safetensors"
-WEIGHTS_INDEX = "model.safetensors.index.json"
-TRANSFORMER_CONFIGS = tuple(
-    f"sentence_{name}_config.json"
-    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-)
-
-# What a download takes: no pickles, no ONNX or OpenVINO copies, no images.
-DOWNLOAD_PATTERNS = (
-    "*.json",
-    "[0-9]*_*/*.json",
-    VOCABULARY,
-    "*.safetensors",
-    "[0-9]*_*/*.safetensors",
-    "README.md",
-    "*.jinja",
-)
-DOWNLOAD_EXCEPT = ("onnx/*", "openvino/*", "*.bin", "*.pt", "*.h5", "*.msgpack")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,27 +70,6 @@ class Checkpoint:
     root_folder: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Module:
-    """A row of modules.json: the last word of its type, its folder, and its own config."""
-
-    kind: str
-    folder: str
-    config: Mapping[str, Any]
-
-
-def read_json(path: Path, default: Any = None) -> Any:
-    """The contents of a JSON file; `default` where it is absent and a default is given."""
-    if not path.is_file():
-        if default is not None:
-            return default
-        raise CheckpointError(f"{path} is missing: the checkpoint is incomplete; download or save it again")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); the file is damaged") from error
-
-
 def read_checkpoint(folder: Path, role: Role) -> Checkpoint:
     """What the model in `folder` is.
 
@@ -122,7 +83,7 @@ def read_checkpoint(folder: Path, role: Role) -> Checkpoint:
         )
     if not (folder / MODULES).is_file():
         return _read_plain(folder, role)
-    modules = _read_modules(folder)
+    modules = read_modules(folder)
     st_config = read_json(folder / ST_CONFIG, default={})
     _warn_of_requirements(st_config, folder)
     if role == "reranker":
@@ -132,45 +93,17 @@ def read_checkpoint(folder: Path, role: Role) -> Checkpoint:
 
 def load_weights(checkpoint: Checkpoint) -> Weights:
     """The weights of `checkpoint`, memory-mapped and checked for names and shapes."""
-    root = _read_root_weights(checkpoint.folder / checkpoint.root_folder)
-    modules = {name: _read_root_weights(checkpoint.folder / name) for name in checkpoint.module_folders}
+    root = read_weights_of(checkpoint.folder / checkpoint.root_folder)
+    modules = {name: read_weights_of(checkpoint.folder / name) for name in checkpoint.module_folders}
     if isinstance(checkpoint.model.encoder, StaticConfig):
         root = _folded_table(root)
     return canonical_weights(checkpoint.model, root, modules, str(checkpoint.folder))
 
 
-# --- modules.json ---------------------------------------------------------------------------------------
+# --- modules.json ------------------------------------------------------------------------------------
 
 
-def _read_modules(folder: Path) -> list[_Module]:
-    rows = read_json(folder / MODULES)
-    modules = []
-    for row in rows if isinstance(rows, list) else []:
-        kind, name = str(row.get("type", "")), str(row.get("path", ""))
-        if not kind.startswith("sentence_transformers.") or ".." in Path(name).parts or Path(name).is_absolute():
-            raise CheckpointError(
-                f"{folder / MODULES} asks for the module {kind!r} in {name!r}; Runoff runs no code from "
-                "checkpoints: only modules of sentence_transformers in the checkpoint's own folders are read"
-            )
-        # Types moved between packages over the years; only the class name stayed (notes A2).
-        config_file = folder / name / CONFIG
-        config = _transformer_settings(folder / name) if kind.endswith("Transformer") else read_json(config_file, {})
-        modules.append(_Module(kind.rsplit(".", 1)[-1], name, config))
-    if not modules:
-        raise CheckpointError(f"{folder / MODULES} must be a list of modules, got {type(rows).__name__}")
-    return modules
-
-
-def _transformer_settings(folder: Path) -> Mapping[str, Any]:
-    """Module 0's own settings: the first of the historical file names that exists."""
-    for name in TRANSFORMER_CONFIGS:
-        if (folder / name).is_file():
-            settings: Mapping[str, Any] = read_json(folder / name)
-            return settings
-    return {}
-
-
-def _read_reranker(folder: Path, modules: list[_Module], st_config: Mapping[str, Any]) -> Checkpoint:
+def _read_reranker(folder: Path, modules: list[Module], st_config: Mapping[str, Any]) -> Checkpoint:
     kinds = [module.kind for module in modules]
     first = modules[0]
     task = first.config.get("transformer_task")
@@ -181,7 +114,9 @@ def _read_reranker(folder: Path, modules: list[_Module], st_config: Mapping[str,
     ends_in_scores = modules[-1].kind == "Dense" and modules[-1].config.get("module_output_name") == "scores"
     if not ends_in_scores:
         # sentence-transformers would drop these modules and put a random classifier on the encoder (A11).
-        if (folder / first.folder / CONFIG).is_file() and _is_classifier(read_json(folder / first.folder / CONFIG)):
+        if (folder / first.folder / CONFIG).is_file() and _is_classifier(
+            read_json(folder / first.folder / CONFIG)
+        ):
             return _read_plain(folder / first.folder, "reranker", first.config, st_config, at=folder)
         raise CheckpointError(
             f"{folder} is no reranker: its modules ({' -> '.join(kinds)}) end in an embedding, not in 'scores'. "
@@ -193,7 +128,7 @@ def _read_reranker(folder: Path, modules: list[_Module], st_config: Mapping[str,
             "scores; it is read as the reranker it is (sentence-transformers would drop its head)",
             folder,
         )
-    model, folders = _modular_model(folder, modules)
+    model, folders = modular_model(folder, modules)
     return Checkpoint(
         folder=folder,
         role="reranker",
@@ -209,12 +144,12 @@ def _read_reranker(folder: Path, modules: list[_Module], st_config: Mapping[str,
     )
 
 
-def _read_embedder(folder: Path, modules: list[_Module], st_config: Mapping[str, Any]) -> Checkpoint:
+def _read_embedder(folder: Path, modules: list[Module], st_config: Mapping[str, Any]) -> Checkpoint:
     if modules[0].kind == "StaticEmbedding":
         return _read_static(folder, modules, st_config)
     if st_config.get("model_type", "SentenceTransformer") == "CrossEncoder":
         raise CheckpointError(f"{folder} is a reranker, not an embedder: load it with runoff.CrossEncoder")
-    model, folders = _modular_model(folder, modules)
+    model, folders = modular_model(folder, modules)
     return Checkpoint(
         folder=folder,
         role="embedder",
@@ -227,97 +162,6 @@ def _read_embedder(folder: Path, modules: list[_Module], st_config: Mapping[str,
         module_folders=folders,
         root_folder=modules[0].folder,
     )
-
-
-def _modular_model(folder: Path, modules: list[_Module]) -> tuple[ModelConfig, tuple[str, ...]]:
-    """Transformer -> Pooling -> steps as a `ModelConfig`, and the folders that hold step weights."""
-    kinds = [module.kind for module in modules]
-    if kinds[:2] != ["Transformer", "Pooling"]:
-        raise UnsupportedModelError(f"{folder} is made of {' -> '.join(kinds)}, not Transformer -> Pooling -> ...")
-    _check_transformer_settings(modules[0].config, folder)
-    config_file = folder / modules[0].folder / CONFIG
-    encoder = encoder_config(read_json(config_file), str(config_file))
-    pooling = _pooling_modes(modules[1], folder)
-    steps: list[HeadStep] = []
-    folders = []
-    for module in modules[2:]:
-        where = str(folder / module.folder / CONFIG)
-        if module.kind == "Normalize":
-            steps.append(Normalize())
-            continue
-        if module.kind == "Dense":
-            steps.append(_dense_step(module, where))
-        elif module.kind == "LayerNorm":
-            steps.append(LayerNorm(module.folder, int(module.config["dimension"])))
-        elif module.kind == "Dropout":  # does nothing outside training
-            continue
-        else:
-            raise UnsupportedModelError(f"{folder / MODULES}: no engine here computes the module {module.kind}")
-        folders.append(module.folder)
-    _check_sizes(encoder.hidden_size * len(pooling), steps, folder)
-    return ModelConfig(encoder, pooling, tuple(steps)), tuple(folders)
-
-
-def _check_transformer_settings(settings: Mapping[str, Any], folder: Path) -> None:
-    text = (settings.get("modality_config") or {"text": {}}).get("text")
-    if text is None:
-        raise UnsupportedModelError(f"{folder}: modality_config has no text input")
-    expected = {"method": "forward", "method_output_name": "last_hidden_state"}
-    for key, value in expected.items():
-        if text.get(key, value) != value:
-            raise UnsupportedModelError(f"{folder}: modality_config asks for {key}={text[key]!r}, not {value!r}")
-    if settings.get("query_expansion"):
-        raise UnsupportedModelError(f"{folder}: query_expansion is set (a multi-vector model)")
-
-
-def _pooling_modes(module: _Module, folder: Path) -> tuple[str, ...]:
-    config = module.config
-    modes = config.get("pooling_mode")
-    if modes is None:
-        # The order in which sentence-transformers concatenates them (notes A6).
-        legacy = ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
-        modes = [
-            mode for mode, key in zip(_LEGACY_ORDER, legacy, strict=True) if config.get(f"pooling_mode_{key}", False)
-        ] or ["mean"]
-    modes = (modes,) if isinstance(modes, str) else tuple(modes)
-    if unknown := set(modes) - set(POOLING_MODES):
-        raise UnsupportedModelError(f"{folder / module.folder / CONFIG}: pooling_mode {sorted(unknown)}")
-    if config.get("include_prompt", True) is False:
-        raise UnsupportedModelError(f"{folder / module.folder / CONFIG}: include_prompt is false")
-    return modes
-
-
-_LEGACY_ORDER = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-
-
-def _dense_step(module: _Module, where: str) -> Dense:
-    config = module.config
-    for key in ("in_features", "out_features"):
-        if not isinstance(config.get(key), int):
-            raise CheckpointError(f"{where}: {key} must be a whole number, got {config.get(key)!r}")
-    source = config.get("module_input_name", "sentence_embedding")
-    if source != "sentence_embedding":
-        raise UnsupportedModelError(f"{where}: module_input_name {source!r}")
-    # sentence-transformers' Dense is a tanh layer unless its config says otherwise (notes A7).
-    activation = config.get("activation_function") or "torch.nn.modules.activation.Tanh"
-    if not activation.startswith("torch."):
-        raise CheckpointError(f"{where}: activation_function {activation!r} is code; Runoff runs none from checkpoints")
-    return Dense(
-        module.folder,
-        config["in_features"],
-        config["out_features"],
-        activation_name(activation, where),
-        bool(config.get("bias", True)),
-        bool(config.get("use_residual", False)),
-    )
-
-
-def _check_sizes(size: int, steps: list[HeadStep], folder: Path) -> None:
-    for step in steps:
-        expected = step.in_features if isinstance(step, Dense) else step.size if isinstance(step, LayerNorm) else size
-        if expected != size:
-            raise CheckpointError(f"{folder}: module {step} takes {expected} features but gets {size}")
-        size = step.out_features if isinstance(step, Dense) else size
 
 
 def _warn_of_requirements(st_config: Mapping[str, Any], folder: Path) -> None:
@@ -349,9 +193,11 @@ def _read_plain(
     st_config = read_json(folder / ST_CONFIG, default={}) if st_config is None else st_config
     if config.get("model_type") == "model2vec":
         if role == "reranker":
-            raise CheckpointError(f"{folder} is a model2vec embedder, not a reranker: load it with runoff.Embedder")
-        steps = (Normalize(),) if config.get("normalize", True) else ()
-        return _static_checkpoint(folder, "", steps, {}, drops_unknown_token=True)
+            raise CheckpointError(
+                f"{folder} is a model2vec embedder, not a reranker: load it with runoff.Embedder"
+            )
+        normalizes = bool(config.get("normalize", True))
+        return _static_checkpoint(folder, "", (Normalize(),) * normalizes, {}, drops_unknown_token=True)
     encoder = encoder_config(config, str(config_file))
     if role == "reranker":
         if not _is_classifier(config):
@@ -366,7 +212,7 @@ def _read_plain(
     else:
         model, activation = ModelConfig(encoder, ("mean",), ()), "identity"
     if settings is None:
-        settings = _transformer_settings(folder)
+        settings = read_transformer_settings(folder)
     return Checkpoint(
         folder=at or folder,
         role=role,
@@ -380,7 +226,7 @@ def _read_plain(
     )
 
 
-def _read_static(folder: Path, modules: list[_Module], st_config: Mapping[str, Any]) -> Checkpoint:
+def _read_static(folder: Path, modules: list[Module], st_config: Mapping[str, Any]) -> Checkpoint:
     if extra := [module.kind for module in modules[1:] if module.kind != "Normalize"]:
         raise UnsupportedModelError(f"{folder}: StaticEmbedding followed by {extra}")
     return _static_checkpoint(folder, modules[0].folder, (Normalize(),) * (len(modules) > 1), st_config)
@@ -393,7 +239,7 @@ def _static_checkpoint(
     st_config: Mapping[str, Any],
     drops_unknown_token: bool = False,
 ) -> Checkpoint:
-    table = _folded_table(_read_root_weights(folder / root_folder))
+    table = _folded_table(read_weights_of(folder / root_folder))
     name = next((name for name in ("embedding.weight", "embeddings") if name in table), None)
     if name is None or len(table[name].shape) != 2:
         raise CheckpointError(
@@ -429,23 +275,6 @@ def _folded_table(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # --- weights, texts, activation ---------------------------------------------------------------------------
 
 
-def _read_root_weights(folder: Path) -> dict[str, Tensor]:
-    if (folder / WEIGHTS).is_file():
-        return read_safetensors(folder / WEIGHTS)
-    if (folder / WEIGHTS_INDEX).is_file():
-        shards = sorted(set(read_json(folder / WEIGHTS_INDEX)["weight_map"].values()))
-        merged: dict[str, Tensor] = {}
-        for shard in shards:
-            merged.update(read_safetensors(folder / Path(shard).name))
-        return merged
-    if pickles := sorted(path.name for pattern in ("*.bin", "*.pt") for path in folder.glob(pattern)):
-        raise CheckpointError(
-            f"{folder} has its weights only as {', '.join(pickles)}; Runoff never unpickles. Convert them to "
-            f"{WEIGHTS} (save_pretrained in a current transformers does), or use a revision that has it"
-        )
-    raise CheckpointError(f"{folder / WEIGHTS} is missing: the checkpoint is incomplete; download or save it again")
-
-
 def _text_config(folder: Path, model: ModelConfig, settings: Mapping[str, Any]) -> TextConfig:
     """The tokenizer's settings; the limit is the first of those that sentence-transformers honours (A5)."""
     tokenizer = read_json(folder / TOKENIZER_CONFIG, default={})
@@ -474,7 +303,9 @@ def _text_config(folder: Path, model: ModelConfig, settings: Mapping[str, Any]) 
     )
 
 
-def _reranker_activation(st_config: Mapping[str, Any], config: Mapping[str, Any], labels: int, where: str) -> str:
+def _reranker_activation(
+    st_config: Mapping[str, Any], config: Mapping[str, Any], labels: int, where: str
+) -> str:
     """What turns logits into scores, by sentence-transformers' precedence (A14): the saved one, the two
     legacy keys of config.json, else a sigmoid for one label and nothing for several."""
     path = (
@@ -483,7 +314,9 @@ def _reranker_activation(st_config: Mapping[str, Any], config: Mapping[str, Any]
         or config.get("sbert_ce_default_activation_function")
     )
     if path is not None and not str(path).startswith("torch."):
-        logger.warning("%s: activation_fn %r is code of its own and is not run; the default is used", where, path)
+        logger.warning(
+            "%s: activation_fn %r is code of its own and is not run; the default is used", where, path
+        )
         path = None
     if path is None:
         return "sigmoid" if labels == 1 else "identity"

@@ -8,7 +8,7 @@ name in their config. Each stands for `.weight` (matrices are [out, in]) and, wh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
-    def __iter__(self) -> Iterable[str]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
     def __getitem__(self, name: str) -> FloatArray:
@@ -123,8 +123,10 @@ def canonical_weights(
     found: dict[str, Tensor] = {}
     used: set[str] = set()
     problems: list[str] = []
+    shapes: dict[str, tuple[int, ...]]
     if isinstance(model.encoder, StaticConfig):
-        sources, shapes = _static_sources(root), {"embed.token.weight": (model.encoder.vocab_size, model.encoder.dimension)}
+        sources = _static_sources(root)
+        shapes = {"embed.token.weight": (model.encoder.vocab_size, model.encoder.dimension)}
     else:
         sources, shapes = _encoder_sources(model.encoder, root), _encoder_shapes(model.encoder)
     head_sources, head_shapes = _head_sources(model, root, modules)
@@ -137,7 +139,9 @@ def canonical_weights(
             continue
         tensor = parts[0] if len(parts) == 1 else _stacked(parts)
         if tensor.stored_type not in _FLOAT_TYPES:
-            problems.append(f"{stored_names[0]} is stored as {tensor.stored_type}, expected {sorted(_FLOAT_TYPES)}")
+            problems.append(
+                f"{stored_names[0]} is stored as {tensor.stored_type}, expected {sorted(_FLOAT_TYPES)}"
+            )
         if tensor.shape != shape:
             problems.append(f"{stored_names[0]} has shape {list(tensor.shape)}, expected {list(shape)}")
         found[name] = tensor
@@ -152,7 +156,10 @@ def canonical_weights(
 
 
 def _unexpected(
-    model: ModelConfig, root: Mapping[str, Tensor], modules: Mapping[str, Mapping[str, Tensor]], used: set[str]
+    model: ModelConfig,
+    root: Mapping[str, Tensor],
+    modules: Mapping[str, Mapping[str, Tensor]],
+    used: set[str],
 ) -> list[str]:
     """Stored weights that no part of `model` reads, other than those known to be harmless."""
     has_root_head = any(isinstance(step, Dense) and step.name not in modules for step in model.head)
@@ -263,7 +270,9 @@ def _encoder_sources(encoder: EncoderConfig, root: Mapping[str, Tensor]) -> dict
 def _legacy_name(name: str, root: Mapping[str, Tensor]) -> str:
     """TensorFlow-born checkpoints call a LayerNorm's weight gamma and its bias beta."""
     if name not in root:
-        old = re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", re.sub(r"LayerNorm\.bias$", "LayerNorm.beta", name))
+        old = re.sub(
+            r"LayerNorm\.weight$", "LayerNorm.gamma", re.sub(r"LayerNorm\.bias$", "LayerNorm.beta", name)
+        )
         return old if old in root else name
     return name
 

@@ -53,7 +53,7 @@ def choose_engine(
 
 
 def default_device() -> str:
-    """"cuda" where torch is installed and an NVIDIA driver is loaded, else "cpu". Imports nothing heavy."""
+    """ "cuda" where torch is installed and an NVIDIA driver is loaded, else "cpu". Imports nothing heavy."""
     has_driver = os.path.exists("/dev/nvidiactl")
     return "cuda" if has_driver and is_installed("torch") else "cpu"
 
@@ -70,5 +70,7 @@ def _delegate(device: str, precision: str, reason: str) -> Choice:
             "Install the torch extra: pip install 'runoff[torch]'"
         )
     if precision == "int8":
-        raise InputError("precision='int8' is not available through sentence-transformers; choose 'bf16' or 'fp32'")
+        raise InputError(
+            "precision='int8' is not available through sentence-transformers; choose 'bf16' or 'fp32'"
+        )
     return Choice("sentence-transformers", device, "fp32" if precision == "auto" else precision, reason)

@@ -39,7 +39,7 @@ class DelegatedReranker:
 
     @property
     def prompts(self) -> dict[str, str]:
-        return dict(self._model.prompts)
+        return {name: prompt or "" for name, prompt in self._model.prompts.items()}
 
     @property
     def default_prompt_name(self) -> str | None:
@@ -56,7 +56,13 @@ class DelegatedReranker:
         self._model.max_seq_length = value
 
     def logits(
-        self, pairs: Sequence[Pair | str], *, prompt: str | None, batch_size: int, shows_progress: bool, **options: Any
+        self,
+        pairs: Sequence[Pair | str],
+        *,
+        prompt: str | None,
+        batch_size: int,
+        shows_progress: bool,
+        **options: Any,
     ) -> FloatArray:
         """Raw scores [N, L], fp32."""
         from torch import nn
@@ -86,7 +92,7 @@ class DelegatedEmbedder:
 
     @property
     def prompts(self) -> dict[str, str]:
-        return dict(self._model.prompts)
+        return {name: prompt or "" for name, prompt in self._model.prompts.items()}
 
     @property
     def default_prompt_name(self) -> str | None:
@@ -97,7 +103,9 @@ class DelegatedEmbedder:
     def similarity_name(self) -> str:
         return str(self._model.similarity_fn_name)
 
-    def vectors(self, texts: Sequence[str], *, prompt: str | None, batch_size: int, shows_progress: bool) -> FloatArray:
+    def vectors(
+        self, texts: Sequence[str], *, prompt: str | None, batch_size: int, shows_progress: bool
+    ) -> FloatArray:
         """Vectors [N, D] as the model gives them."""
         vectors = self._model.encode(
             list(texts), prompt=prompt or "", batch_size=batch_size, show_progress_bar=shows_progress

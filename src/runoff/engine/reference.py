@@ -47,7 +47,9 @@ class ReferenceEngine:
         if self._needs_only_cls and not isinstance(encoder, StaticConfig):
             pooled = hidden  # the last layer has already left out everything but the first tokens
         else:
-            pooled = np.concatenate([_POOLS[mode](hidden, batch.offsets) for mode in self._model.pooling], axis=1)
+            pooled = np.concatenate(
+                [_POOLS[mode](hidden, batch.offsets) for mode in self._model.pooling], axis=1
+            )
         return self._head(pooled)
 
     @property
@@ -256,14 +258,15 @@ def gelu(x: FloatArray) -> FloatArray:
 
 
 def _gelu_tanh(x: FloatArray) -> FloatArray:
-    inner = np.float32((2 / np.pi) ** 0.5) * (x + np.float32(0.044715) * x * x * x)
-    return np.float32(0.5) * x * (1.0 + np.tanh(inner))
+    inner = np.tanh(np.float32((2 / np.pi) ** 0.5) * (x + np.float32(0.044715) * x * x * x))
+    return (np.float32(0.5) * x * (1.0 + inner)).astype(np.float32, copy=False)
 
 
 def sigmoid(x: FloatArray) -> FloatArray:
     """1 / (1 + e^-x) without overflow."""
     positive = 1.0 / (1.0 + np.exp(-np.abs(x)))
-    return np.where(x >= 0, positive, 1.0 - positive).astype(x.dtype)
+    result: FloatArray = np.where(x >= 0, positive, 1.0 - positive).astype(np.float32)
+    return result
 
 
 ACTIVATIONS: dict[str, Callable[[FloatArray], FloatArray]] = {
@@ -291,21 +294,23 @@ def _sums(values: FloatArray, offsets: IntArray) -> FloatArray:
     return np.add.reduceat(values, offsets[:-1], axis=0)
 
 
-def _counts(offsets: IntArray) -> FloatArray:
-    return np.maximum(np.diff(offsets)[:, None], 1).astype(np.float32)
-
-
 def _weighted_mean(hidden: FloatArray, offsets: IntArray) -> FloatArray:
     lengths = np.diff(offsets)
     weights = (np.arange(len(hidden)) - np.repeat(offsets[:-1], lengths) + 1).astype(np.float32)[:, None]
-    return _sums(hidden * weights, offsets) / np.maximum(_sums(weights, offsets), np.float32(1e-9))
+    sums = np.maximum(_sums(weights, offsets), np.float32(1e-9))
+    return (_sums(hidden * weights, offsets) / sums).astype(np.float32, copy=False)
+
+
+def _mean(hidden: FloatArray, offsets: IntArray, power: float = 1.0) -> FloatArray:
+    counts = np.maximum(np.diff(offsets)[:, None], 1) ** power
+    return (_sums(hidden, offsets) / counts).astype(np.float32)
 
 
 _POOLS: dict[str, Callable[[FloatArray, IntArray], FloatArray]] = {
     "cls": lambda hidden, offsets: hidden[offsets[:-1]],
     "lasttoken": lambda hidden, offsets: hidden[offsets[1:] - 1],
     "max": lambda hidden, offsets: np.maximum.reduceat(hidden, offsets[:-1], axis=0),
-    "mean": lambda hidden, offsets: _sums(hidden, offsets) / _counts(offsets),
-    "mean_sqrt_len_tokens": lambda hidden, offsets: _sums(hidden, offsets) / np.sqrt(_counts(offsets)),
+    "mean": _mean,
+    "mean_sqrt_len_tokens": lambda hidden, offsets: _mean(hidden, offsets, power=0.5),
     "weightedmean": _weighted_mean,
 }

@@ -25,7 +25,9 @@ def pack(sequences: Sequence[Encoded], rows: Sequence[int]) -> Batch:
     )
 
 
-def batches(sequences: Sequence[Encoded], token_budget: int, max_sequences: int | None = None) -> Iterator[Batch]:
+def batches(
+    sequences: Sequence[Encoded], token_budget: int, max_sequences: int | None = None
+) -> Iterator[Batch]:
     """Packed batches of at most `token_budget` tokens (a longer sequence goes alone), longest first.
 
     Longest first shows a lack of memory at once and makes progress bars pessimistic rather than hopeful;

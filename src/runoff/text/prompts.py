@@ -19,7 +19,9 @@ def resolve_prompt(
     """
     if prompt is not None:
         if prompt_name is not None:
-            logger.warning("both prompt and prompt_name were given; the prompt is used, the name %r is not", prompt_name)
+            logger.warning(
+                "both prompt and prompt_name were given; the prompt is used, the name %r is not", prompt_name
+            )
         return prompt
     name = default_prompt_name if prompt_name is None else prompt_name
     if name is None:

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runoff.contracts import CheckpointError, Encoded, InputError, IntArray, TokenIds, Truncation, TruncationError
+from runoff.contracts import (
+    CheckpointError,
+    Encoded,
+    InputError,
+    IntArray,
+    TokenIds,
+    Truncation,
+    TruncationError,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as HFTokenizer
@@ -49,7 +57,12 @@ class Tokenizer:
     """
 
     def __init__(
-        self, backend: HFTokenizer, *, max_length: int | None, has_segments: bool, truncation_side: str = "right"
+        self,
+        backend: HFTokenizer,
+        *,
+        max_length: int | None,
+        has_segments: bool,
+        truncation_side: str = "right",
     ) -> None:
         # A saved tokenizer.json may carry the padding and truncation of its last use. Only a static table
         # honours that limit (sentence-transformers' StaticEmbedding); an encoder's is in its config.
@@ -114,7 +127,11 @@ class Tokenizer:
         return self._join(self._single, (ids,), (room,))
 
     def encode_pair(
-        self, query: TokenIds, document: TokenIds, truncation: Truncation = "longest_first", max_length: int | None = None
+        self,
+        query: TokenIds,
+        document: TokenIds,
+        truncation: Truncation = "longest_first",
+        max_length: int | None = None,
     ) -> Encoded:
         """A pair with its special tokens, cut to the limit by the rule `truncation`.
 
@@ -146,7 +163,8 @@ class Tokenizer:
         step = room - int(room * PASSAGE_OVERLAP)
         starts = range(0, max(1, len(document) - room + step), step)
         return [
-            self._join(self._pair, (query, document[start : start + room]), (query_length, room)) for start in starts
+            self._join(self._pair, (query, document[start : start + room]), (query_length, room))
+            for start in starts
         ]
 
     def _cut_lengths(self, lengths: tuple[int, int], limit: int, truncation: Truncation) -> tuple[int, int]:
@@ -154,7 +172,9 @@ class Tokenizer:
         room = limit - self.special_token_count
         query, document = lengths
         if room < 2:
-            raise InputError(f"max_length {limit} leaves no room for a pair: {self.special_token_count} are special tokens")
+            raise InputError(
+                f"max_length {limit} leaves no room for a pair: {self.special_token_count} are special tokens"
+            )
         if truncation == "error":
             raise TruncationError(
                 f"a pair of {query} + {document} tokens and {self.special_token_count} special ones is longer than "
@@ -177,7 +197,9 @@ class Tokenizer:
             parts += [kept, template.specials[i + 1]]
             types += [np.full(len(kept), template.text_types[i], np.int32), template.special_types[i + 1]]
         ids = np.concatenate(parts, dtype=np.int32)
-        type_ids = np.concatenate(types, dtype=np.int32) if self._has_segments else np.zeros(len(ids), np.int32)
+        type_ids = (
+            np.concatenate(types, dtype=np.int32) if self._has_segments else np.zeros(len(ids), np.int32)
+        )
         return Encoded(ids, type_ids, cut)
 
 
@@ -197,11 +219,19 @@ def longest_first(query: int, document: int, room: int) -> tuple[int, int]:
 
 
 def load_tokenizer(
-    folder: Path, *, max_length: int | None, lowercases: bool = False, has_segments: bool = False, truncation_side: str = "right"
+    folder: Path,
+    *,
+    max_length: int | None,
+    lowercases: bool = False,
+    has_segments: bool = False,
+    truncation_side: str = "right",
 ) -> Tokenizer:
     """The tokenizer of a checkpoint folder: tokenizer.json, or a BERT vocab.txt."""
     return Tokenizer(
-        _load_backend(folder, lowercases), max_length=max_length, has_segments=has_segments, truncation_side=truncation_side
+        _load_backend(folder, lowercases),
+        max_length=max_length,
+        has_segments=has_segments,
+        truncation_side=truncation_side,
     )
 
 
@@ -215,9 +245,11 @@ def _load_backend(folder: Path, lowercases: bool) -> HFTokenizer:
         try:
             backend = HFTokenizer.from_file(str(file))
         except Exception as error:  # the library raises plain Exception for a bad file
-            raise CheckpointError(f"{file} cannot be read ({error}); the file is damaged: download it again") from error
+            raise CheckpointError(
+                f"{file} cannot be read ({error}); the file is damaged: download it again"
+            ) from error
     elif (folder / "vocab.txt").is_file():
-        from tokenizers.implementations import BertWordPieceTokenizer
+        from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
         lower = bool(config.get("do_lower_case", True))
         backend = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=lower)._tokenizer
@@ -258,7 +290,9 @@ def _read_template(backend: HFTokenizer, pair: bool) -> _Template:
     if len(text_types) != len(texts):
         raise CheckpointError("the tokenizer gives no token for the letter 'a': it cannot be used for text")
     return _Template(
-        tuple(np.array(part, np.int32) for part in specials), tuple(np.array(part, np.int32) for part in types), tuple(text_types)
+        tuple(np.array(part, np.int32) for part in specials),
+        tuple(np.array(part, np.int32) for part in types),
+        tuple(text_types),
     )
 
 

@@ -1,0 +1,205 @@
+"""`runoff info`: what would run here, what a model is, what an index holds."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from runoff import __version__
+from runoff.cli.machine import EXTRAS, gpus, installed_version, processor
+from runoff.cli.options import Commands, DEFAULT_MODEL, add_model_options, new_command
+from runoff.cli.terminal import Piece, Terminal, open_terminal, print_json
+
+if TYPE_CHECKING:
+    from runoff.model import FoundModel, ModelOptions
+
+EXAMPLES = """\
+  runoff info                                              this machine: processor, extras, engine
+  runoff info --model cross-encoder/ettin-reranker-32m-v1  a model: size, limits, what runs it and why
+  runoff info --index notes.index                          an index: documents, whose tokens and vectors
+"""
+
+Facts = dict[str, Any]
+
+
+def add_to(commands: Commands) -> None:
+    parser = new_command(
+        commands,
+        "info",
+        run,
+        summary="say what would run here, and what a model or an index is",
+        description="Prints which engine would run a model on this machine, in which precision, and why. Loads no\n"
+        "weights. Send its output along when you report a problem.",
+        examples=EXAMPLES,
+    )
+    parser.add_argument("--index", metavar="PATH", help="say what the index at PATH holds")
+    add_model_options(parser, f"default: {DEFAULT_MODEL}, if it is installed")
+
+
+def run(options: argparse.Namespace) -> None:
+    facts: dict[str, Facts] = {"machine": machine_facts()}
+    facts["model"] = model_facts(options, options.model or DEFAULT_MODEL)
+    if options.index:
+        facts["index"] = index_facts(options.index)
+    if options.json:
+        print_json(facts)
+        return
+    terminal = open_terminal()
+    _print_machine(terminal, facts["machine"])
+    print_facts(terminal, "model", facts["model"])
+    if options.index:
+        print_facts(terminal, "index", facts["index"])
+
+
+# --- this machine --------------------------------------------------------------------------------------
+
+
+def machine_facts() -> Facts:
+    """What this machine has."""
+    cpu = processor()
+    extras = {name: installed_version(distribution) for name, (distribution, _) in EXTRAS.items()}
+    return {
+        "runoff": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": cpu.name,
+        "cores": cpu.cores,
+        "instructions": list(cpu.flags),
+        "gpus": gpus(),
+        "torch": installed_version("torch"),
+        "extras": extras,
+    }
+
+
+def _print_machine(terminal: Terminal, facts: Facts) -> None:
+    extras = facts["extras"]
+    shown = {
+        "runoff": f"{facts['runoff']}, Python {facts['python']}, {facts['system']}",
+        "processor": f"{facts['processor']}, {facts['cores']} cores for this process",
+        "instructions": " ".join(facts["instructions"]) or "not known on this system",
+        "GPUs": ", ".join(facts["gpus"]) or "none visible",
+        "torch": facts["torch"] or "not installed",
+        "extras": ", ".join(name for name, version in extras.items() if version) or "none installed",
+    }
+    if facts["gpus"] and not facts["torch"]:
+        shown["GPUs"] += " (unused: they need the torch extra)"
+    print_facts(terminal, "this machine", shown)
+    for name, version in extras.items():
+        if version is None:
+            terminal.line(
+                f"  {'missing':12}  {name}: {EXTRAS[name][1]}. ", Piece(f"pip install 'runoff[{name}]'", "cyan")
+            )
+
+
+# --- a model -------------------------------------------------------------------------------------------
+
+
+def model_facts(options: argparse.Namespace, name: str) -> Facts:
+    """What a model is and what would run it; for one that nothing here can run, the reason."""
+    from runoff.contracts import CheckpointNotFoundError, MissingExtraError
+    from runoff.model import ModelOptions
+
+    asked = ModelOptions(
+        device=options.device,
+        precision=options.precision,
+        max_length=options.max_length,
+        revision=options.revision,
+        local_files_only=options.local_files_only,
+    )
+    try:
+        found, role = _find(name, asked)
+    except CheckpointNotFoundError as error:
+        if options.model is not None:
+            raise
+        return {"name": name, "engine": "none", "reason": str(error)}
+    except MissingExtraError as error:
+        return {"name": name, "engine": "none", "reason": str(error)}
+    facts: Facts = {"name": name, "kind": role, **asdict(found.choice), "folder": str(found.folder)}
+    if found.checkpoint is not None and found.choice.engine != "sentence-transformers":
+        facts |= _checkpoint_facts(found, asked)
+    return facts
+
+
+def _find(name: str, asked: ModelOptions) -> tuple[FoundModel, str]:
+    from runoff.contracts import CheckpointError, CheckpointNotFoundError
+    from runoff.model import find
+
+    try:
+        return find(name, "reranker", asked), "reranker"
+    except CheckpointNotFoundError:
+        raise
+    except CheckpointError as error:
+        # It may be an embedder; if not, what was said of it as a reranker stands.
+        try:
+            return find(name, "embedder", asked), "embedder"
+        except CheckpointError:
+            raise error from None
+
+
+def _checkpoint_facts(found: FoundModel, asked: ModelOptions) -> Facts:
+    from runoff.checkpoint.config import StaticConfig
+    from runoff.checkpoint.layout import load_weights
+    from runoff.model import load_native
+
+    checkpoint = found.checkpoint
+    assert checkpoint is not None
+    model, encoder = checkpoint.model, checkpoint.model.encoder
+    tokenizer = load_native(found, asked).tokenizer
+    weights = load_weights(checkpoint)
+    facts: Facts = {"family": "static table" if isinstance(encoder, StaticConfig) else encoder.family}
+    facts["parameters"] = sum(weights.table(name).data.size for name in weights)
+    if not isinstance(encoder, StaticConfig):
+        facts |= {"layers": encoder.layer_count, "hidden": encoder.hidden_size, "heads": encoder.head_count}
+    return facts | {
+        "max_length": tokenizer.max_length,
+        "pooling": "+".join(model.pooling),
+        "head": [_step_name(step) for step in model.head],
+        "outputs": model.output_size,
+        "activation": checkpoint.activation,
+        "tokenizer": tokenizer.fingerprint,
+        "vocabulary": tokenizer.vocabulary_size,
+        "prompts": dict(checkpoint.prompts),
+    }
+
+
+def _step_name(step: Any) -> str:
+    sizes = f" {step.in_features}->{step.out_features} {step.activation}" if hasattr(step, "out_features") else ""
+    return type(step).__name__ + sizes
+
+
+# --- an index ------------------------------------------------------------------------------------------
+
+
+def index_facts(path: str) -> Facts:
+    """What `Index.info` says."""
+    from runoff.search.index import Index
+
+    return asdict(Index.open(path).info())
+
+
+# --- how facts look ------------------------------------------------------------------------------------
+
+
+def print_facts(terminal: Terminal, title: str, facts: Facts) -> None:
+    """A title and a line per fact; facts that say nothing are passed over."""
+    terminal.line()
+    terminal.line(Piece(title, "bold"))
+    for name, value in facts.items():
+        if value is not None and value != {} and value != []:
+            terminal.line(Piece(f"  {name.replace('_', ' '):12}  ", "dim"), _shown(name, value))
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "bytes_on_disk":
+        return f"{value / 1e6:,.1f} MB"
+    if name == "columns":
+        return ", ".join(f"{column} ({kind})" for column, kind in value.items())
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, list):
+        return " -> ".join(map(str, value)) if name == "head" else ", ".join(map(str, value))
+    return str(value)
+
+

@@ -1,0 +1,241 @@
+"""Lines and tables of records -> Documents: jsonl, csv, tsv, parquet. One pass, a record at a time."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from runoff.contracts import BadRow, Document, InputError, MissingExtraError
+from runoff.data.encoding import not_utf8
+
+ID_NAMES = ("id", "_id", "doc_id", "docid", "document_id", "docno", "pid")
+TEXT_NAMES = ("text", "contents", "content", "body", "passage", "document")
+TITLE_NAMES = ("title",)
+LONGEST_FIELD = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which field of a record is what, and the type of a field that a csv can only give as text.
+
+    None: the first of the usual names that the record has. `types`: field name -> int, float or bool.
+    """
+
+    id: str | None = None
+    text: str | None = None
+    title: str | None = None
+    types: Mapping[str, type] = field(default_factory=dict)
+
+    def document(
+        self, record: Mapping[str, Any], source: str, line: int, unit: str = "line"
+    ) -> Document | BadRow:
+        """The document of one record, title in front of its text; or why it cannot be one."""
+        id_name, text_name = self._name("id", record), self._name("text", record)
+        title_name = self._name("title", record)
+        if id_name is None or text_name is None:
+            missing = "id" if id_name is None else "text"
+            return BadRow(source, line, no_column(missing, getattr(self, missing), record))
+        id, text = record[id_name], record[text_name]
+        title = record.get(title_name) if title_name else None
+        if not isinstance(id, (str, int)) or isinstance(id, bool):
+            return BadRow(source, line, f"expected text or a whole number as {id_name!r}, got {id!r}")
+        if not isinstance(text, (str, type(None))) or not isinstance(title, (str, type(None))):
+            return BadRow(
+                source, line, f"expected text, got {text!r:.60} as {text_name!r}, title {title!r:.60}"
+            )
+        used = {id_name, text_name, title_name, "metadata", "source", "place"}
+        metadata = {key: value for key, value in record.items() if key not in used}
+        nested = record.get("metadata")
+        if isinstance(nested, Mapping):
+            metadata = {**nested, **metadata}
+        elif nested is not None:
+            metadata["metadata"] = nested
+        try:
+            metadata = {key: self._typed(key, value) for key, value in metadata.items()}
+        except ValueError as error:
+            return BadRow(source, line, str(error))
+        return Document(
+            id=str(id),
+            text=f"{title or ''} {text or ''}".strip(),
+            title=title or None,
+            # A record that says itself where it comes from, as an exported one does, knows better.
+            source=_said(record, "source") or source,
+            place=_said(record, "place") or f"{unit} {line}",
+            metadata=metadata,
+        )
+
+    def _name(self, role: str, record: Mapping[str, Any]) -> str | None:
+        chosen: str | None = getattr(self, role)
+        if chosen is not None:
+            return chosen if chosen in record else None
+        names = {"id": ID_NAMES, "text": TEXT_NAMES, "title": TITLE_NAMES}[role]
+        return next((name for name in names if name in record), None)
+
+    def _typed(self, key: str, value: Any) -> Any:
+        kind = self.types.get(key)
+        if kind is None or not isinstance(value, str):
+            return value
+        if value == "":
+            return None
+        if kind is bool and value.lower() in ("true", "false", "1", "0"):
+            return value.lower() in ("true", "1")
+        try:
+            return kind(value) if kind is not bool else kind(int(value))
+        except ValueError:
+            raise ValueError(f"expected {kind.__name__} as {key!r}, got {value!r}") from None
+
+
+def _said(record: Mapping[str, Any], name: str) -> str | None:
+    value = record.get(name)
+    return value if isinstance(value, str) and value else None
+
+
+def no_column(role: str, chosen: str | None, names: Mapping[str, Any] | Sequence[str]) -> str:
+    """The sentence about a column that is not there."""
+    usual = {"id": ID_NAMES, "text": TEXT_NAMES}[role]
+    wanted = repr(chosen) if chosen else f"one of {', '.join(usual)}"
+    return (
+        f"no {role} column: expected {wanted}; the columns are {', '.join(names) or 'none'}. "
+        f"Name it with Columns({role}=...), or --{role}-column"
+    )
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """The file's bytes, unpacked where its name ends in .gz."""
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def lines_of(path: Path, source: str) -> Iterator[tuple[int, str] | BadRow]:
+    """Numbered lines (from 1) that are not blank, as text; a line that is not UTF-8 is a bad row."""
+    with open_bytes(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                yield BadRow(source, number, not_utf8(error, "line"))
+                continue
+            if text.strip():
+                yield number, text
+
+
+def jsonl_records(path: Path, source: str) -> Iterator[tuple[int, dict[str, Any]] | BadRow]:
+    """Numbered JSON objects, one per line; other lines are bad rows."""
+    for line in lines_of(path, source):
+        if isinstance(line, BadRow):
+            yield line
+            continue
+        number, text = line
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            hint = "; expected one object per line" if text.strip() in ("[", "{") else ""
+            yield BadRow(source, number, f"not JSON: {error}{hint}")
+            continue
+        if isinstance(record, dict):
+            yield number, record
+        else:
+            found = f"{type(record).__name__}: {text.strip()[:60]}"
+            yield BadRow(source, number, f"expected one JSON object per line, got {found}")
+
+
+def csv_records(path: Path, source: str) -> Iterator[tuple[int, dict[str, Any]] | BadRow]:
+    """Numbered rows by the names of the header. A .tsv has no quotes: its fields are what is between tabs."""
+    tabs = ".tsv" in path.suffixes
+    # The module's limit is 128 KiB, shorter than a long document; it has no setting per reader.
+    csv.field_size_limit(LONGEST_FIELD)
+    with open_bytes(path) as file:
+        # Bytes that are not UTF-8 become surrogates, so that they are found in their row.
+        text = (line.decode("utf-8", "surrogateescape") for line in file)
+        rows = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(text)
+        header = next(rows, None)
+        if header is None:
+            return
+        if len(set(header)) < len(header):
+            twice = next(name for row, name in enumerate(header) if name in header[:row])
+            raise InputError(f"{source}:1: column {twice!r} stands there twice; give each its own name")
+        header[0] = header[0].removeprefix("\ufeff").strip('"')
+        while True:
+            first_line = rows.line_num + 1
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield BadRow(source, first_line, f"not a row of csv: {error}")
+                continue
+            if not row:
+                continue
+            if len(row) != len(header):
+                reason = f"expected {len(header)} fields as in the header, got {len(row)}"
+                yield BadRow(source, first_line, reason)
+            elif (fault := _undecoded("".join(row))) is not None:
+                yield BadRow(source, first_line, fault)
+            else:
+                yield first_line, dict(zip(header, row, strict=True))
+
+
+def _undecoded(row: str) -> str | None:
+    """What is wrong with a row whose bytes were not all UTF-8; None for a good one."""
+    try:
+        row.encode()
+    except UnicodeEncodeError:
+        try:
+            row.encode("utf-8", "surrogateescape").decode()
+        except UnicodeDecodeError as error:
+            return not_utf8(error, "row")
+    return None
+
+
+def parquet_records(path: Path, source: str) -> Iterator[tuple[int, dict[str, Any]] | BadRow]:
+    """Numbered rows (from 1), read some hundreds at a time."""
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise MissingExtraError(
+            f"reading parquet needs pyarrow ({error}). Install it: pip install 'runoff[search]'"
+        ) from error
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=512):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield number, record
+    except (OSError, ValueError) as error:
+        yield BadRow(source, number + 1, f"the parquet file cannot be read from here on: {error}")
+
+
+Records = Callable[[Path, str], Iterator["tuple[int, dict[str, Any]] | BadRow"]]
+
+RECORD_READERS: dict[str, Records] = {
+    ".jsonl": jsonl_records,
+    ".ndjson": jsonl_records,
+    ".json": jsonl_records,
+    ".csv": csv_records,
+    ".tsv": csv_records,
+    ".parquet": parquet_records,
+}
+
+
+def record_reader(path: Path) -> Records | None:
+    """The reader for a file's ending (.gz aside); None where it holds no records."""
+    endings = path.suffixes[:-1] if path.suffix == ".gz" else path.suffixes
+    return RECORD_READERS.get(endings[-1].lower()) if endings else None
+
+
+def record_documents(path: Path, columns: Columns) -> Iterator[Document | BadRow]:
+    """The documents of one file of records, and its bad rows, in the file's order."""
+    reader, source = record_reader(path), str(path)
+    if reader is None:
+        raise InputError(f"expected a file ending in {', '.join(RECORD_READERS)} (or with .gz), got {path}")
+    unit = "row" if reader is parquet_records else "line"
+    try:
+        for record in reader(path, source):
+            yield record if isinstance(record, BadRow) else columns.document(record[1], source, record[0], unit)
+    except (OSError, EOFError) as error:
+        yield BadRow(source, None, f"cannot be read (any further): {error}")

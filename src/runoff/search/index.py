@@ -1,0 +1,387 @@
+"""Index: documents on disk, found by words, by vectors and by filters, with their token ids beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runoff.contracts import (
+    BadRow,
+    Document,
+    FloatArray,
+    Hit,
+    IndexStoreError,
+    InputError,
+    Scorer,
+    TextEmbedder,
+    TokenizerMismatchError,
+)
+from runoff.search.ingest import Ingest, IngestOptions, IngestReport
+from runoff.search.rows import (
+    documents_of,
+    hits_of,
+    shown_columns,
+    table_schema,
+    token_array,
+    tokens_field,
+)
+from runoff.search.settings import (
+    SETTINGS_FILE,
+    EmbedderName,
+    Settings,
+    State,
+    TokenizerName,
+    checked_language,
+    load_settings,
+)
+from runoff.search.table import LOCK_FILE, Table, preload, store_errors, writer_lock
+
+__all__ = ["Index", "IndexInfo", "IngestOptions", "IngestReport", "preload"]
+
+# An SQL "IN" list of this many ids parses in a few milliseconds.
+IDS_PER_FILTER = 500
+RETOKENIZE_ROWS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """What `Index.info` tells: `unindexed` documents are found too, but by reading them all."""
+
+    path: str
+    documents: int
+    unindexed: int
+    state: State
+    bytes_on_disk: int
+    tokenizer: str | None
+    embedder: str | None
+    language: str | None
+    columns: dict[str, str]
+
+
+class Index:
+    """A folder with a Lance table of documents. Make one with `Index.create` or `Index.open`.
+
+    Reading is thread-safe and needs no lock; one process writes at a time. Every batch is one commit:
+    whatever happens, the index opens at its last whole batch. Needs the extra `search`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: Settings,
+        table: Table,
+        tokenizer: Scorer | None,
+        embedder: TextEmbedder | None,
+    ) -> None:
+        self.path = path
+        self.settings = settings
+        self._table = table
+        self._tokenizer = tokenizer
+        self._embedder = embedder
+
+    # --- create and open -----------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        tokenizer: Scorer | None = None,
+        embedder: TextEmbedder | None = None,
+        language: str | None = "english",
+        exist_ok: bool = False,
+    ) -> Index:
+        """A new, empty index in the folder `path`.
+
+        `tokenizer` (a reranker) has its token ids stored beside every text; `embedder` its vectors.
+        `language` sets stemming and stop words; None indexes words as they stand, in any script.
+        With `exist_ok` an index that is there is opened, if it was made with the same settings.
+        """
+        folder = Path(path)
+        settings = Settings(
+            tokenizer=_tokenizer_name(tokenizer),
+            embedder=EmbedderName(embedder.name, embedder.dimension) if embedder else None,
+            language=checked_language(language),
+        )
+        if (folder / SETTINGS_FILE).exists():
+            return cls._open_as(folder, settings, tokenizer, embedder, exist_ok)
+        _check_free(folder)
+        with store_errors("create an index", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with writer_lock(folder), store_errors("create an index", folder):
+            settings = settings.saved_in(folder)
+            table = Table.create(folder, table_schema(settings), settings.language)
+            settings = settings.with_state("complete").saved_in(folder)
+        return cls(folder, settings, table, tokenizer, embedder)
+
+    @classmethod
+    def open(
+        cls, path: str | Path, tokenizer: Scorer | None = None, embedder: TextEmbedder | None = None
+    ) -> Index:
+        """The index at `path`. `tokenizer` and `embedder` are needed for adding, not for reading, and
+        must be the ones the index was made with."""
+        folder = Path(path)
+        settings = load_settings(folder)
+        _check_same(folder, settings, tokenizer, embedder)
+        if settings.state == "creating":
+            # The process that made it was killed between its two files; there are no documents yet.
+            with writer_lock(folder):
+                table = Table.create(folder, table_schema(settings), settings.language)
+                settings = settings.with_state("complete").saved_in(folder)
+        else:
+            table = Table.open(folder)
+        return cls(folder, settings, table, tokenizer, embedder)
+
+    @classmethod
+    def _open_as(
+        cls,
+        folder: Path,
+        asked: Settings,
+        tokenizer: Scorer | None,
+        embedder: TextEmbedder | None,
+        exist_ok: bool,
+    ) -> Index:
+        index = cls.open(folder, tokenizer, embedder)
+        if not exist_ok:
+            raise IndexStoreError(
+                f"there is an index at {folder} already, with {len(index)} documents. Open it to add to it "
+                "(Index.open, or exist_ok=True), or choose another folder."
+            )
+        if asked.language != index.settings.language:
+            raise IndexStoreError(
+                f"the index at {folder} was made with language={index.settings.language!r}, asked was "
+                f"{asked.language!r}. Pass the same language, or choose another folder."
+            )
+        return index
+
+    # --- writing -------------------------------------------------------------------------------------
+
+    def add(
+        self, documents: Iterable[Document | BadRow], options: IngestOptions | None = None
+    ) -> IngestReport:
+        """What became of `documents`, which are streamed: added, unchanged (skipped) or bad.
+
+        An id that is stored with equal content is skipped, so running the same command again completes a
+        run that was cut short; with other content it is a bad row. Bad rows that a reader passes on are
+        counted too. Raises `InputError` where nothing usable came, `IndexStoreError` for the disk.
+        """
+        return self._ingest(documents, options, replaces=False)
+
+    def upsert(
+        self, documents: Iterable[Document | BadRow], options: IngestOptions | None = None
+    ) -> IngestReport:
+        """As `add`, but a document replaces the stored one of its id where anything differs."""
+        return self._ingest(documents, options, replaces=True)
+
+    def _ingest(
+        self, documents: Iterable[Document | BadRow], options: IngestOptions | None, replaces: bool
+    ) -> IngestReport:
+        self._check_can_add()
+        with writer_lock(self.path):
+            self._table.refresh()
+            state_before = self.settings.state
+            self._set_state("incomplete")
+            ingest = Ingest(
+                self._table, self._tokenizer, self._embedder, replaces, options or IngestOptions()
+            )
+            try:
+                report = ingest.run(documents)
+            except InputError:
+                if not (ingest.report.added or ingest.report.updated):
+                    self._set_state(state_before)
+                raise
+            self._table.optimize(self.settings.language)
+            self._set_state("complete")
+        return report
+
+    def delete(self, ids: Sequence[str] | None = None, where: str | None = None) -> int:
+        """Number of documents deleted: those with these `ids`, or those that match the filter `where`."""
+        if (ids is None) == (where is None) or where == "" or isinstance(ids, str):
+            raise InputError(
+                f"expected a list of ids or a filter, one of the two, got ids={ids!r}, where={where!r}. "
+                'To delete everything say so: where="true".'
+            )
+        with writer_lock(self.path):
+            self._table.refresh()
+            filters = [where] if where else list(_id_filters(ids or []))
+            return sum(self._table.delete(each) for each in filters)
+
+    def optimize(self) -> None:
+        """Brings the BM25 index up to date, joins small files and frees the disk of old versions.
+
+        `add` and `upsert` end with it; it is needed after a run that was cut short, or many deletes.
+        """
+        with writer_lock(self.path):
+            self._table.refresh()
+            self._table.optimize(self.settings.language)
+
+    def retokenize(self, tokenizer: Scorer | None) -> None:
+        """Replaces the stored token ids by those of `tokenizer`; None takes them away.
+
+        Killed midway, the index has no stored tokens and queries tokenise texts until it is run again.
+        """
+        named = _tokenizer_name(tokenizer)
+        with writer_lock(self.path):
+            self._table.refresh()
+            self._save(Settings(None, self.settings.embedder, self.settings.language, self.settings.state))
+
+            def compute(texts: list[str]) -> object:
+                assert tokenizer is not None
+                return token_array(tokenizer.tokenize(texts))
+
+            field = tokens_field() if tokenizer else None
+            self._table.replace_column("tokens", field, compute, RETOKENIZE_ROWS)
+            self._save(Settings(named, self.settings.embedder, self.settings.language, self.settings.state))
+            self._table.optimize(self.settings.language)
+        self._tokenizer = tokenizer
+
+    # --- reading -------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def count(self, where: str | None = None) -> int:
+        """Number of documents, or of those that match the filter `where`."""
+        return self._table.count(where)
+
+    def documents(self, where: str | None = None) -> Iterator[Document]:
+        """All documents (or those that match), streamed in the order they were stored."""
+        for batch in self._table.batches(shown_columns(self._table.schema, with_tokens=False), where):
+            yield from documents_of(batch)
+
+    def get(self, ids: Sequence[str]) -> dict[str, Document]:
+        """The documents of these ids, by id, in the order asked; an id that is not there is absent."""
+        return {
+            id: Document(id, hit.text or "", hit.title, hit.source, hit.place, hit.metadata)
+            for id, hit in self.candidates(ids).items()
+        }
+
+    def candidates(self, ids: Sequence[str]) -> dict[str, Hit]:
+        """As `get`, but as hits with their stored tokens, score 0 and rank 0: to be scored elsewhere."""
+        columns = shown_columns(self._table.schema, with_tokens=self.tokenizer is not None)
+        found: dict[str, Hit] = {}
+        for where in _id_filters(ids):
+            rows = self._table.rows(columns, where)
+            for hit in hits_of(rows, "retrieve", [0.0] * rows.num_rows):
+                found[hit.id] = hit
+        return {id: found[id] for id in ids if id in found}
+
+    def match_text(self, query: str, k: int, where: str | None = None) -> list[Hit]:
+        """At most `k` unordered hits by BM25; `runoff.search.retrieve.BM25` orders them."""
+        columns = shown_columns(self._table.schema, with_tokens=self.tokenizer is not None)
+        rows = self._table.match_text(query, k, where, columns)
+        return hits_of(rows.drop_columns(["_score"]), "bm25", rows.column("_score").to_pylist())
+
+    def nearest(self, vector: FloatArray, k: int, where: str | None = None) -> list[Hit]:
+        """At most `k` unordered hits by exact cosine similarity; `retrieve.Dense` orders them."""
+        if self.settings.embedder is None:
+            raise IndexStoreError(
+                f"the index at {self.path} has no vectors. Make it anew with embedder=..., or search by bm25."
+            )
+        columns = shown_columns(self._table.schema, with_tokens=self.tokenizer is not None)
+        rows = self._table.nearest(vector, k, where, columns)
+        similarity = [1.0 - distance for distance in rows.column("_distance").to_pylist()]
+        return hits_of(rows.drop_columns(["_distance"]), "dense", similarity)
+
+    def refresh(self) -> None:
+        """Sees what other processes have written since this index was opened."""
+        self.settings = load_settings(self.path)
+        self._table.refresh()
+
+    @property
+    def tokenizer(self) -> TokenizerName | None:
+        """Whose token ids are stored; None: none are."""
+        return self.settings.tokenizer
+
+    def info(self) -> IndexInfo:
+        """Counts, sizes and settings."""
+        return IndexInfo(
+            path=str(self.path),
+            documents=self.count(),
+            unindexed=self._table.bm25_rows()[1],
+            state=self.settings.state,
+            bytes_on_disk=self._table.bytes_on_disk(),
+            tokenizer=self.settings.tokenizer.name if self.settings.tokenizer else None,
+            embedder=self.settings.embedder.name if self.settings.embedder else None,
+            language=self.settings.language,
+            columns={field.name: str(field.type) for field in self._table.schema},
+        )
+
+    # --- inside --------------------------------------------------------------------------------------
+
+    def _set_state(self, state: State) -> None:
+        self._save(self.settings.with_state(state))
+
+    def _save(self, settings: Settings) -> None:
+        with store_errors("write to the index", self.path):
+            self.settings = settings.saved_in(self.path)
+
+    def _check_can_add(self) -> None:
+        """An index with tokens or vectors needs their maker for every document it takes."""
+        for stored, given, option in (
+            (self.settings.tokenizer, self._tokenizer, "tokenizer"),
+            (self.settings.embedder, self._embedder, "embedder"),
+        ):
+            if stored is not None and given is None:
+                raise IndexStoreError(
+                    f"the index at {self.path} stores what {stored.name!r} makes of every document, so "
+                    f"adding needs it: Index.open(path, {option}=...) with that model."
+                )
+
+
+def _tokenizer_name(tokenizer: Scorer | None) -> TokenizerName | None:
+    if tokenizer is None:
+        return None
+    if tokenizer.tokenizer_fingerprint is None:
+        raise InputError(
+            f"{tokenizer.name!r} takes texts only, so its tokens cannot be stored. Leave tokenizer out."
+        )
+    return TokenizerName(tokenizer.name, tokenizer.tokenizer_fingerprint)
+
+
+def _check_free(folder: Path) -> None:
+    """A folder with anything but leftovers of our own is somebody else's."""
+    if folder.exists() and not folder.is_dir():
+        raise IndexStoreError(f"expected a folder for the index, {folder} is a file. Choose another path.")
+    others = [each.name for each in folder.iterdir()] if folder.is_dir() else []
+    if foreign := [name for name in others if name not in (LOCK_FILE,) and not name.endswith(".draft")]:
+        raise IndexStoreError(
+            f"{folder} is not empty ({', '.join(sorted(foreign)[:5])}) and is not an index. "
+            "Choose a new folder for the index."
+        )
+
+
+def _check_same(
+    folder: Path, settings: Settings, tokenizer: Scorer | None, embedder: TextEmbedder | None
+) -> None:
+    if tokenizer is not None:
+        check_tokenizer(settings.tokenizer, tokenizer, folder)
+    if embedder is None:
+        return
+    given = EmbedderName(embedder.name, embedder.dimension)
+    if settings.embedder != given:
+        stored = settings.embedder
+        found = f"vectors of {stored.name!r} [{stored.dimension}]" if stored else "no vectors"
+        raise IndexStoreError(
+            f"the index at {folder} stores {found}; the embedder given is {given.name!r} "
+            f"[{given.dimension}]. Use the embedder it was made with, or make another index."
+        )
+
+
+def check_tokenizer(stored: TokenizerName | None, scorer: Scorer, folder: Path | str) -> None:
+    """Raises `TokenizerMismatchError` where stored token ids are not those `scorer` would make."""
+    if stored is not None and stored.fingerprint != scorer.tokenizer_fingerprint:
+        raise TokenizerMismatchError(
+            f"the index at {folder} stores token ids of {stored.name!r} (tokenizer "
+            f"{stored.fingerprint[:12]}); {scorer.name!r} has another tokenizer "
+            f"({str(scorer.tokenizer_fingerprint)[:12]}), to which they would be other words. Either score "
+            'from the texts (tokens="text"), or replace the stored ids: '
+            f"runoff index {folder} --retokenize --model {scorer.name}"
+        )
+
+
+def _id_filters(ids: Sequence[str]) -> Iterator[str]:
+    """SQL filters that together match these ids."""
+    for start in range(0, len(ids), IDS_PER_FILTER):
+        quoted = ("'" + id.replace("'", "''") + "'" for id in ids[start : start + IDS_PER_FILTER])
+        yield f"id IN ({', '.join(quoted)})"

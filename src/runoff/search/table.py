@@ -1,0 +1,309 @@
+"""The Lance table behind an index: one atomic commit per batch. The only module that imports lance."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runoff.contracts import FloatArray, IndexStoreError, InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TABLE_FOLDER = "documents.lance"
+LOCK_FILE = "writer.lock"
+BM25_INDEX = "bm25"
+ID_INDEX = "by_id"
+
+# Lance's own defaults are 6 GiB and 1 GiB, which a search of a laptop's documents must not claim.
+INDEX_CACHE_BYTES = 512 << 20
+METADATA_CACHE_BYTES = 128 << 20
+# Ceiling for building the full text index, MiB (Lance's default is 2 GiB per worker).
+BM25_BUILD_MIB = 512
+# Compaction changes row addresses, so the indices are remapped: worth it only when fragments are many.
+FRAGMENTS_WORTH_COMPACTING = 16
+ROWS_PER_FRAGMENT = 1 << 18
+
+
+NOTHING_LOST = "The index still opens and holds every batch committed before this."
+# By what the system says, in Rust's words and in Python's.
+_FULL = "The disk is full: free space, then run the same command again; it completes the rest."
+_READ_ONLY = "The disk is read-only: make it writable, or put the index elsewhere."
+_FORBIDDEN = "You may not write there: change the folder's permissions, or put the index elsewhere."
+REMEDIES = {
+    "os error 28": _FULL,
+    "no space left": _FULL,
+    "os error 122": "Your disk quota is used up: free space, then run the same command again.",
+    "os error 27": "A file reached the size limit (ulimit -f): raise it, then run the same command again.",
+    "os error 30": _READ_ONLY,
+    "read-only file system": _READ_ONLY,
+    "os error 13": _FORBIDDEN,
+    "permission denied": _FORBIDDEN,
+}
+
+
+def import_lance() -> Any:
+    """The `lance` package; `MissingExtraError` where it is not installed. 0.3 s warm, 1 s cold."""
+    try:
+        import lance
+        import lance.query
+    except ImportError as error:
+        raise MissingExtraError(
+            f"a search index needs the package pylance ({error}). Install it: pip install 'runoff[search]'"
+        ) from error
+    return lance
+
+
+def preload() -> None:
+    """Starts importing lance in the background, for callers that have something else to load meanwhile."""
+
+    def load() -> None:
+        # Whoever opens the index gets the error, with its message.
+        with suppress(MissingExtraError):
+            import_lance()
+
+    threading.Thread(target=load, name="runoff-preload-lance", daemon=True).start()
+
+
+@contextmanager
+def store_errors(action: str, folder: Path) -> Iterator[None]:
+    """Turns what Lance and the disk raise into `IndexStoreError` (or `InputError` for a bad filter)."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, (IndexStoreError, InputError, MissingExtraError)):
+            raise
+        said = re.sub(r",? ?(location: )?/\S+\.rs:\d+:\d+", "", str(error)).strip()
+        raise IndexStoreError(f"could not {action} at {folder}: {said}. {_remedy(said)}") from error
+
+
+def _remedy(said: str) -> str:
+    for sign, remedy in REMEDIES.items():
+        if sign in said.lower():
+            return f"{remedy} {NOTHING_LOST}"
+    return NOTHING_LOST
+
+
+@contextmanager
+def writer_lock(folder: Path) -> Iterator[None]:
+    """Holds the index for writing; the system lets go of it when the process dies, however it dies.
+
+    One writer at a time is what makes it safe to clear away the files of a batch that a killed process
+    left behind. Readers need no lock. Without `fcntl` (Windows) nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with store_errors("write to the index", folder), (folder / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise IndexStoreError(
+                f"another process is writing to the index at {folder}. Wait until it is done, then run the "
+                "same command again; reading is possible meanwhile."
+            ) from error
+        yield
+
+
+class Table:
+    """One Lance dataset, at the version last opened or written."""
+
+    def __init__(self, folder: Path, dataset: Any) -> None:
+        self.folder = folder
+        self.dataset = dataset
+
+    @classmethod
+    def create(cls, folder: Path, schema: pa.Schema, language: str | None) -> Table:
+        """An empty table with its full text index, which carries the analyzer from the first row on."""
+        lance = import_lance()
+        with store_errors("create the table", folder):
+            path = folder / TABLE_FOLDER
+            # What is there already is what a killed `create` left: a table with no documents.
+            mode = "overwrite" if path.exists() else "create"
+            dataset = lance.write_dataset(schema.empty_table(), str(path), mode=mode)
+            table = cls(folder, dataset)
+            table.build_bm25(language)
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> Table:
+        lance = import_lance()
+        with store_errors("open the index", folder):
+            dataset = lance.dataset(
+                str(folder / TABLE_FOLDER),
+                index_cache_size_bytes=INDEX_CACHE_BYTES,
+                metadata_cache_size_bytes=METADATA_CACHE_BYTES,
+            )
+        return cls(folder, dataset)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.dataset.schema
+
+    def refresh(self) -> None:
+        """Moves to the newest version, which another process may have written."""
+        with store_errors("read the index", self.folder):
+            self.dataset.checkout_latest()
+
+    # --- writing -----------------------------------------------------------------------------------
+
+    def append(self, rows: pa.Table) -> None:
+        """Adds `rows` in one commit: all of them or, if anything goes wrong, none."""
+        lance = import_lance()
+        with store_errors("add a batch", self.folder):
+            self.dataset = lance.write_dataset(rows, self.dataset, mode="append")
+
+    def put(self, rows: pa.Table) -> tuple[int, int]:
+        """Replaces the rows whose id exists and adds the others, in one commit: (added, updated)."""
+        with store_errors("update a batch", self.folder):
+            counts = (
+                self.dataset.merge_insert("id")
+                .when_matched_update_all()
+                .when_not_matched_insert_all()
+                .execute(rows)
+            )
+            self.refresh()
+        return counts["num_inserted_rows"], counts["num_updated_rows"]
+
+    def delete(self, where: str) -> int:
+        """Number of rows deleted, in one commit."""
+        with store_errors("delete documents", self.folder), self.filter_errors(where):
+            return int(self.dataset.delete(where)["num_deleted_rows"])
+
+    def add_columns(self, schema: pa.Schema) -> None:
+        with store_errors("add metadata columns", self.folder):
+            self.dataset.add_columns(schema)
+
+    def replace_column(self, name: str, field: pa.Field | None, compute: Any, batch_rows: int) -> None:
+        """Drops column `name`, then, where `field` is given, fills it anew: `compute(texts)` -> array."""
+        lance = import_lance()
+        import pyarrow as pa
+
+        with store_errors(f"rewrite the column {name}", self.folder):
+            if name in self.schema.names:
+                self.dataset.drop_columns([name])
+            if field is None:
+                return
+
+            def filled(batch: pa.RecordBatch) -> pa.RecordBatch:
+                return pa.record_batch([compute(batch.column("text").to_pylist())], schema=pa.schema([field]))
+
+            transform = lance.batch_udf(output_schema=pa.schema([field]))(filled)
+            self.dataset.add_columns(transform, read_columns=["text"], batch_size=batch_rows)
+
+    # --- upkeep ------------------------------------------------------------------------------------
+
+    def build_bm25(self, language: str | None) -> None:
+        """Builds the full text index from nothing. No language: ICU word boundaries and words as they are."""
+        analyzed = language is not None
+        self.dataset.create_scalar_index(
+            "text",
+            "INVERTED",
+            name=BM25_INDEX,
+            replace=True,
+            with_position=False,
+            base_tokenizer="simple" if analyzed else "icu/split",
+            language=(language or "english").capitalize(),
+            stem=analyzed,
+            remove_stop_words=analyzed,
+            memory_limit=BM25_BUILD_MIB,
+        )
+
+    def optimize(self, language: str | None) -> None:
+        """Joins small files, brings the indices up to date, and clears away what no version needs.
+
+        Call it under `writer_lock`: files of no version are then leftovers of a killed writer.
+        """
+        with store_errors("optimise the index", self.folder):
+            if len(self.dataset.get_fragments()) >= FRAGMENTS_WORTH_COMPACTING:
+                self.dataset.optimize.compact_files(
+                    target_rows_per_fragment=ROWS_PER_FRAGMENT,
+                    compaction_mode="try_binary_copy",
+                    num_threads=1,
+                    batch_size=1024,
+                )
+            indexed, unindexed = self.bm25_rows()
+            if unindexed > indexed:
+                self.build_bm25(language)
+            elif unindexed:
+                self.dataset.optimize.optimize_indices(index_names=[BM25_INDEX])
+            self._index_ids()
+            self.dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+
+    def bm25_rows(self) -> tuple[int, int]:
+        """(rows in the full text index, rows searched without it: correct, but slowly)."""
+        with store_errors("read the index", self.folder):
+            facts = self.dataset.stats.index_stats(BM25_INDEX)
+        return int(facts["num_indexed_rows"]), int(facts["num_unindexed_rows"])
+
+    def _index_ids(self) -> None:
+        if ID_INDEX in {each.name for each in self.dataset.describe_indices()}:
+            if self.dataset.stats.index_stats(ID_INDEX)["num_unindexed_rows"]:
+                self.dataset.optimize.optimize_indices(index_names=[ID_INDEX])
+        else:
+            self.dataset.create_scalar_index("id", "BTREE", name=ID_INDEX)
+
+    # --- reading -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def filter_errors(self, where: str | None) -> Iterator[None]:
+        """Turns what Lance says of a filter it cannot use into `InputError` with the columns there are."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            if where is None or "Invalid user input" not in str(error):
+                raise
+            said = re.sub(r",? ?/\S+\.rs:\d+:\d+", "", str(error)).replace("Invalid user input: ", "")
+            columns = ", ".join(f"{field.name} ({field.type})" for field in self.schema)
+            raise InputError(
+                f"expected a filter in SQL, such as \"year > 2020 AND lang = 'en'\", over the columns "
+                f"{columns}; got {where!r}: {said}"
+            ) from error
+
+    def rows(self, columns: Sequence[str], where: str | None = None, **scan: Any) -> pa.Table:
+        """The rows that match `where`, and what `scan` (Lance's scanner options) asks for.
+
+        A file that has gone means that another process compacted the table: the newest version has it.
+        """
+        for attempt in ("this version", "newest version"):
+            try:
+                with self.filter_errors(where):
+                    return self.dataset.scanner(columns=list(columns), filter=where, **scan).to_table()
+            except (OSError, ValueError) as error:  # ArrowInvalid, as which some reach Python, is a ValueError.
+                if attempt == "newest version" or "Not found: " not in str(error):
+                    with store_errors("read the index", self.folder):
+                        raise
+                self.refresh()
+        raise AssertionError("the second attempt returns or raises")
+
+    def batches(self, columns: Sequence[str], where: str | None = None) -> Iterator[pa.RecordBatch]:
+        """All rows that match, in insertion order, a batch at a time."""
+        with store_errors("read the index", self.folder), self.filter_errors(where):
+            scanner = self.dataset.scanner(
+                columns=list(columns), filter=where, batch_size=2048, batch_readahead=2, scan_in_order=True
+            )
+            yield from scanner.to_batches()
+
+    def count(self, where: str | None = None) -> int:
+        with store_errors("read the index", self.folder), self.filter_errors(where):
+            return int(self.dataset.count_rows(filter=where))
+
+    def match_text(self, query: str, k: int, where: str | None, columns: Sequence[str]) -> pa.Table:
+        """Up to `k` rows by BM25, with `_score`: any word of `query` may match; it has no operators."""
+        match = import_lance().query.MatchQuery(query, "text")
+        return self.rows([*columns, "_score"], where, full_text_query=match, limit=k, prefilter=True)
+
+    def nearest(self, vector: FloatArray, k: int, where: str | None, columns: Sequence[str]) -> pa.Table:
+        """Up to `k` rows by exact cosine similarity, with `_distance` (1 - cosine)."""
+        nearest = {"column": "vector", "q": vector, "k": k, "metric": "cosine", "use_index": False}
+        return self.rows([*columns, "_distance"], where, nearest=nearest, prefilter=True)
+
+    def bytes_on_disk(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())

@@ -1,0 +1,52 @@
+"""What every test runs under: no model hub, an empty hub cache, no network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before anything imports huggingface_hub, which reads these once.
+_HUB_HOME = tempfile.mkdtemp(prefix="runoff-test-hub-")
+os.environ["HF_HOME"] = _HUB_HOME
+os.environ["HF_HUB_OFFLINE"] = "1"
+for _name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "HF_TOKEN"):
+    os.environ.pop(_name, None)
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(_HUB_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def hub_home() -> Path:
+    """The empty folder that stands for the user's hub cache (HF_HOME)."""
+    return Path(_HUB_HOME)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The judged collections that lie beside a developer's checkout; skips where there are none."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("needs the judged collections in ../shared/data, which are not part of the repository")
+    return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def refuse_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that leaves this machine fails the test that opens it."""
+    connect = socket.socket.connect
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and str(address[0]) not in {"127.0.0.1", "::1", "localhost"}:
+            raise AssertionError(f"a test tried to reach {address}: tests use no network")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)

@@ -80,13 +80,15 @@ $(LIGHT): pyproject.toml constraints.txt $(NANO)
 	@$(INSTALL) --build-constraint constraints.txt -e '.[cli,search,files]' $(if $(NANO),-e ./models/runoff-nano) $(LOGGED)
 	@touch $@
 
-# Everything else. torch comes first and alone, so that nothing can choose another build of it.
+# Everything else. torch comes first and alone, so that nothing can choose another build of it. Where pip knows
+# no CPU build (PyPI's own torch for Linux brings CUDA), PyPI's serves as well: it is only larger.
 $(FULL): $(LIGHT)
 	@echo "setup: $(TORCH)"
-	@$(INSTALL) $(INDEX) '$(TORCH)' >> build/setup.log 2>&1 || { tail -n 3 build/setup.log; \
-	  echo "pip found no $(TORCH). Give the address of PyTorch's CPU wheels (pytorch.org, Get Started, pip, CPU):"; \
-	  echo "  make setup TORCH_INDEX=ADDRESS    or, for the build with CUDA: make setup TORCH=torch==$(TORCH_VERSION)"; \
-	  exit 1; } >&2
+	@$(INSTALL) $(INDEX) '$(TORCH)' >> build/setup.log 2>&1 || { \
+	  echo "setup: pip's index has no $(TORCH); taking torch==$(TORCH_VERSION), which may bring CUDA (several GB)."; \
+	  echo "       For the small build stop here and give the address of PyTorch's CPU wheels (its Get Started"; \
+	  echo "       page names it): make setup TORCH_INDEX=ADDRESS"; \
+	  $(INSTALL) 'torch==$(TORCH_VERSION)' $(LOGGED); }
 	@echo "setup: the extra torch, the test tools and the linters"
 	@$(INSTALL) --build-constraint constraints.txt --group lint --group test -e '.[torch]' $(LOGGED)
 	@touch $@

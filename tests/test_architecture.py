@@ -48,8 +48,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "embedder": {"contracts", "checkpoint", "text", "engine", "ranking", "model", "results"},
     "search": {"contracts", "ranking", "data"},
     "__init__": {"contracts", "crossencoder", "embedder", "search"},
+    "__main__": {"cli"},
 }
-ANY_ROOM = "cli"  # imports all, and nothing imports it
+ANY_ROOM = "cli"  # imports all; only `python -m runoff` imports it
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,6 @@ def test_every_folder_of_sources_is_a_package() -> None:
     assert [str(folder) for folder in folders if not (folder / "__init__.py").is_file()] == []
 
 
-@pytest.mark.skipif(not TREE_DOCUMENT.is_file(), reason="docs/architecture.md is not written yet")
 def test_the_drawn_tree_equals_the_files() -> None:
     present = {name for name, _, _ in sources(SOURCES) if not name.endswith("/__init__.py")}
     assert drawn_files(TREE_DOCUMENT.read_text("utf-8")) == present

@@ -248,7 +248,7 @@ def rotate(vectors: FloatArray, positions: IntArray, theta: float) -> None:
 
 def layer_norm(x: FloatArray, weight: FloatArray, bias: FloatArray | None, eps: float) -> FloatArray:
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis."""
-    centred = x - x.mean(axis=-1, keepdims=True)
+    centred: FloatArray = x - x.mean(axis=-1, keepdims=True)
     variance = np.einsum("ij,ij->i", centred, centred)[:, None] / np.float32(x.shape[-1])
     centred *= 1.0 / np.sqrt(variance + np.float32(eps))
     centred *= weight
@@ -274,7 +274,8 @@ def erf(x: FloatArray) -> FloatArray:
     np.exp(size, out=size)
     poly *= size
     np.subtract(1.0, poly, out=poly)
-    return np.copysign(poly, x)
+    np.copysign(poly, x, out=poly)
+    return poly
 
 
 def gelu(x: FloatArray) -> FloatArray:

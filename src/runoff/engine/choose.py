@@ -53,9 +53,12 @@ def choose_engine(
 
 
 def default_device() -> str:
-    """ "cuda" where torch is installed and an NVIDIA driver is loaded, else "cpu". Imports nothing heavy."""
+    """ "cuda" where an NVIDIA driver is loaded and what would use it is installed, else "cpu".
+
+    Imports nothing heavy, so it looks for the packages without loading them.
+    """
     has_driver = os.path.exists("/dev/nvidiactl")
-    return "cuda" if has_driver and is_installed("torch") else "cpu"
+    return "cuda" if has_driver and is_installed("torch") and is_installed("sentence_transformers") else "cpu"
 
 
 def is_installed(package: str) -> bool:

@@ -25,6 +25,9 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --progress-b
 LOGGED := >> build/setup.log 2>&1 || { tail -n 15 build/setup.log >&2; exit 1; }
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
+# One process a core, one thread each: two thread pools on the same cores wait for each other.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
 .PHONY: help setup demo test check format bench docs lock clean
 
 help: ## explain the targets
@@ -37,7 +40,7 @@ demo: $(LIGHT) $(DEMO_DOCUMENTS) ## search 10,000 Wikipedia leads and rerank the
 	@$(BIN)/runoff demo $(ARGS)
 
 test: $(FULL) ## run every test (ARGS='-k name' for some, ARGS="-m 'not slow'" for the quick ones)
-	@$(BIN)/pytest $(ARGS)
+	@$(ONE_THREAD) $(BIN)/pytest -n auto --dist loadfile $(ARGS)
 
 check: $(FULL) ## lint, format check and types; changes nothing
 	@$(BIN)/ruff check .

@@ -6,6 +6,8 @@ import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +52,26 @@ def refuse_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_here)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a tiny stand-in by its name in standin_tiny.TINY; never to be edited (see `tiny_copy`)."""
+
+    @cache
+    def build(name: str) -> Path:
+        from transformers.utils import logging as transformers_logging
+
+        from standin_tiny import TINY
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        return TINY[name](tmp_path_factory.mktemp("tiny") / name)
+
+    return build
+
+
+@pytest.fixture
+def tiny_copy(tiny: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a tiny stand-in that the test may edit."""
+    return lambda name: Path(shutil.copytree(tiny(name), tmp_path / name))

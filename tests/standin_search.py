@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -54,10 +55,19 @@ class WordHashes:
         return vectors
 
 
-WORDS = (
-    "river harbour lantern meadow copper violin glacier orchard compass thunder marble falcon "
-    "saddle whisper canyon ember cradle pepper anchor willow"
-).split()
+WORDS = [
+    "river",
+    "harbour",
+    "lantern",
+    "meadow",
+    "copper",
+    "violin",
+    "glacier",
+    "orchard",
+    "compass",
+    "thunder",
+]
+WORDS += ["marble", "falcon", "saddle", "whisper", "canyon", "ember", "cradle", "pepper", "anchor", "willow"]
 
 
 def numbered_documents(count: int, first: int = 0) -> Iterator[Document]:
@@ -71,3 +81,9 @@ def numbered_documents(count: int, first: int = 0) -> Iterator[Document]:
             place=f"line {number + 1}",
             metadata={"year": 2000 + number % 10, "lang": "en" if number % 3 else "de"},
         )
+
+
+def worded(count: int, word: str) -> Iterator[Document]:
+    """The first `count` numbered documents with `word` at the end of each text."""
+    for document in numbered_documents(count):
+        yield replace(document, text=f"{document.text} {word}")

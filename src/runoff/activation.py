@@ -51,3 +51,10 @@ class Activation:
 
     def __repr__(self) -> str:
         return f"Activation({self.name!r})"
+
+
+def softmax(scores: FloatArray) -> FloatArray:
+    """Scores [N, L] as shares of 1 among the L labels of each pair."""
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    result: FloatArray = powers / powers.sum(axis=1, keepdims=True)
+    return result

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from runoff.activation import Activation
+from runoff.activation import Activation, softmax
 from runoff.contracts import CutReport, FloatArray, InputError, LongDocuments, Precision, TokenIds, Truncation
 from runoff.engine.choose import Choice
 from runoff.model import FoundModel, ModelOptions, NativeModel, checked_max_length, find, load_native
@@ -18,7 +18,7 @@ from runoff.ranking import check_finite, rank_scores
 from runoff.results import Ranking, Scores
 from runoff.text.batching import forward_all
 from runoff.text.pairs import as_pairs, encode_pairs
-from runoff.text.prompts import resolve_prompt
+from runoff.text.prompts import checked_default, merged_prompts, resolve_prompt
 
 if TYPE_CHECKING:
     import torch
@@ -113,8 +113,10 @@ class CrossEncoder:
             self._label_count = source.num_labels
             self._activation = Activation.of(source.activation_fn)
             self._delegate = source
-        self.prompts = dict(source.prompts) if prompts is None else {**source.prompts, **prompts}
-        self.default_prompt_name = default_prompt_name or source.default_prompt_name
+        self.prompts = merged_prompts(source.prompts, prompts)
+        self.default_prompt_name = checked_default(
+            default_prompt_name, source.default_prompt_name, self.prompts
+        )
 
     # --- what it is -------------------------------------------------------------------------------
 
@@ -191,7 +193,8 @@ class CrossEncoder:
         depend on it. `activation_fn` counts for this call alone. Raises `InputError` for what is no pair of
         texts, `TruncationError` as `truncation` says, `ScoreError` for scores that are not finite.
         """
-        inputs, activation_fn = _legacy_arguments(inputs, activation_fn, legacy)
+        inputs = legacy.pop("sentences", inputs)
+        activation_fn = _legacy_activation("predict", activation_fn, legacy)
         self._check_device(device)
         is_single, pairs = as_pairs(inputs)
         logits, cut = self._logits(
@@ -208,7 +211,7 @@ class CrossEncoder:
         if self.num_labels == 1 and scores.ndim > 1:
             scores = scores[:, 0]
         if apply_softmax and scores.ndim > 1:
-            scores = _softmax(scores)
+            scores = softmax(scores)
         converted = self._converted(scores, cut, convert_to_numpy, convert_to_tensor)
         return converted[0] if is_single else converted
 
@@ -227,6 +230,7 @@ class CrossEncoder:
         *,
         truncation: Truncation | None = None,
         long_documents: LongDocuments | None = None,
+        **legacy: Any,
     ) -> Ranking:
         """The documents from best to worst: [{"corpus_id": int, "score": float[, "text": document]}].
 
@@ -238,6 +242,7 @@ class CrossEncoder:
             raise InputError(
                 f"rank() needs a model with one label, this one has {self.num_labels}; use predict() with pairs"
             )
+        activation_fn = _legacy_activation("rank", activation_fn, legacy)
         self._check_device(device)
         documents = list(documents)
         _, pairs = as_pairs([(query, document) for document in documents])
@@ -283,7 +288,8 @@ class CrossEncoder:
         return resolve_prompt(prompt, prompt_name, self.prompts, self.default_prompt_name)
 
     def _check_device(self, device: str | Sequence[str] | None) -> None:
-        devices = [device] if isinstance(device, str) else [str(item) for item in device or ()]
+        given = device if isinstance(device, (list, tuple)) else [device]
+        devices = [str(item) for item in given if item is not None]
         if any(item != self.device for item in devices):
             raise InputError(
                 f"this model runs on {self.device}; to run it on {', '.join(devices)}, load it there: "
@@ -368,26 +374,24 @@ class CrossEncoder:
         return Scores.of(scores, cut)
 
 
-def _legacy_arguments(inputs: Any, activation_fn: Any, legacy: dict[str, Any]) -> tuple[Any, Any]:
-    """Arguments under their names in older releases; `TypeError` for any other."""
-    inputs = legacy.pop("sentences", inputs)
+# Arguments of older releases that change nothing: the first did nothing there for years, the others
+# never did in rank().
+_IGNORED = {"predict": {"num_workers"}}
+_IGNORED["rank"] = {"num_workers", "apply_softmax", "convert_to_numpy", "convert_to_tensor"}
+
+
+def _legacy_activation(method: str, activation_fn: Any, legacy: dict[str, Any]) -> Any:
+    """`activation_fn`, also under its older name; `TypeError` for an argument that no release knew."""
     activation_fn = legacy.pop("activation_fct", activation_fn)
-    legacy.pop("num_workers", None)  # did nothing there for years
     if any(legacy.get(name) is not None for name in ("pool", "chunk_size")):
         raise InputError(
             "pool and chunk_size are for sentence-transformers' worker processes; Runoff needs none"
         )
-    if unknown := sorted(set(legacy) - {"pool", "chunk_size"}):
-        raise TypeError(f"predict() got unexpected arguments {unknown}")
-    return inputs, activation_fn
+    if unknown := sorted(set(legacy) - {"pool", "chunk_size"} - _IGNORED[method]):
+        raise TypeError(f"{method}() got unexpected arguments {unknown}")
+    return activation_fn
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise InputError(f"{name} must be one of {', '.join(known)}; got {value!r}")
-
-
-def _softmax(scores: FloatArray) -> FloatArray:
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    result: FloatArray = powers / powers.sum(axis=1, keepdims=True)
-    return result

@@ -14,7 +14,7 @@ from runoff.contracts import Encoded, FloatArray, InputError, Precision, TokenId
 from runoff.engine.choose import Choice
 from runoff.model import ModelOptions, NativeModel, checked_max_length, find, load_native
 from runoff.text.batching import forward_all
-from runoff.text.prompts import resolve_prompt
+from runoff.text.prompts import checked_default, merged_prompts, resolve_prompt
 
 if TYPE_CHECKING:
     import torch
@@ -89,14 +89,12 @@ class Embedder:
                 found.folder, found.choice, options.for_sentence_transformers()
             )
             similarity, self._full_dimension = source.similarity_name, source.dimension
-        self.prompts = {"query": "", "document": "", **source.prompts, **(prompts or {})}
-        self.default_prompt_name = default_prompt_name or source.default_prompt_name
-        self.similarity_fn_name = similarity_fn_name or similarity
-        if self.similarity_fn_name not in _SIMILARITIES:
-            raise InputError(
-                f"similarity_fn_name must be one of {', '.join(_SIMILARITIES)}; got {self.similarity_fn_name!r}"
-            )
-        self.truncate_dim = truncate_dim
+        self.prompts = merged_prompts({"query": None, "document": None, **source.prompts}, prompts)
+        self.default_prompt_name = checked_default(
+            default_prompt_name, source.default_prompt_name, self.prompts
+        )
+        self.similarity_fn_name = _checked_similarity(similarity_fn_name or similarity)
+        self.truncate_dim = source.truncate_dim if truncate_dim is None else truncate_dim
 
     @property
     def name(self) -> str:
@@ -146,22 +144,30 @@ class Embedder:
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         *,
+        device: str | None = None,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
     ) -> FloatArray | torch.Tensor | list[torch.Tensor]:
-        """Vectors [N, D] of texts; of one text, one vector [D].
+        """Vectors [N, D] of texts; of one text, one vector [D]; of none, an array [0, D].
 
-        Raises `InputError` for what is no text, or a `batch_size` that is not positive.
+        Vectors are cut to `truncate_dim`, then normalised. Raises `InputError` for what is no text, a `batch_size`
+        that is not positive, or another `device` than the model's.
         """
         is_single = isinstance(inputs, str)
+        if not hasattr(inputs, "__iter__") or isinstance(inputs, (Mapping, bytes)):
+            raise InputError(
+                f"expected a text or a list of texts, got {type(inputs).__name__}: {inputs!r:.80}"
+            )
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
         for row, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(f"text {row} must be a string, got {type(text).__name__}: {text!r:.80}")
         if batch_size is not None and batch_size <= 0:
             raise InputError(f"batch_size must be a positive number of texts, got {batch_size}")
+        if device is not None and str(device) != self.device:
+            raise InputError(f"this model runs on {self.device}; to run it on {device}, load it there")
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         prefix = resolve_prompt(prompt, prompt_name, self.prompts, self.default_prompt_name)
@@ -196,10 +202,7 @@ class Embedder:
     def encode_document(
         self, inputs: Sequence[str] | str, prompt_name: str | None = None, **options: Any
     ) -> Any:
-        """`encode` with the model's prompt for documents, if it has one."""
-        for name in ("document", "passage", "corpus"):
-            if self.prompts.get(name):
-                return self.encode(inputs, self._task_prompt(name, prompt_name, options), **options)
+        """`encode` with the model's prompt named "document", if it has one (another name: pass `prompt_name`)."""
         return self.encode(inputs, self._task_prompt("document", prompt_name, options), **options)
 
     def _task_prompt(self, task: str, prompt_name: str | None, options: Mapping[str, Any]) -> str | None:
@@ -210,7 +213,7 @@ class Embedder:
 
         Tensors in, tensor out; else an array.
         """
-        is_tensor = any(type(part).__module__.startswith("torch") for part in (embeddings1, embeddings2))
+        is_tensor = any(_is_tensor(part) for part in (embeddings1, embeddings2))
         first, second = (
             np.atleast_2d(np.asarray(part, dtype=np.float32)) for part in (embeddings1, embeddings2)
         )
@@ -242,6 +245,17 @@ class Embedder:
             max_sequences=batch_size,
             shows_progress=shows_progress,
         )
+
+
+def _checked_similarity(name: str) -> str:
+    if name not in _SIMILARITIES:
+        raise InputError(f"similarity_fn_name must be one of {', '.join(_SIMILARITIES)}; got {name!r}")
+    return name
+
+
+def _is_tensor(vectors: Any) -> bool:
+    sample = vectors[0] if isinstance(vectors, list) and vectors else vectors
+    return type(sample).__module__.split(".")[0] == "torch"
 
 
 def _bare(ids: TokenIds) -> Encoded:

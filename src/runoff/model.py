@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runoff.checkpoint.config import StaticConfig
+from runoff.checkpoint.files import refuse_pickles
 from runoff.checkpoint.hub import find_model
 from runoff.checkpoint.layout import Checkpoint, Role, load_weights, read_checkpoint
 from runoff.contracts import InputError, Precision, UnsupportedModelError
@@ -94,6 +95,9 @@ def find(name_or_path: str | os.PathLike[str], role: Role, options: ModelOptions
     except UnsupportedModelError as error:
         obstacle = error
     choice = choose_engine(options.device, options.precision, options.backend, obstacle)
+    if choice.engine == "sentence-transformers":  # which would unpickle what has no safetensors
+        for part in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+            refuse_pickles(part)
     return FoundModel(folder, choice, checkpoint)
 
 
@@ -114,7 +118,9 @@ def load_native(found: FoundModel, options: ModelOptions) -> NativeModel:
         lowercases=checkpoint.text.lowercases,
         has_segments=checkpoint.text.has_segments,
         truncation_side=checkpoint.text.truncation_side,
+        class_name=checkpoint.text.class_name,
     )
+    _warn_of_lost_segments(checkpoint, tokenizer)
     wanted = (
         options.max_length
         if options.max_length is not None
@@ -122,6 +128,20 @@ def load_native(found: FoundModel, options: ModelOptions) -> NativeModel:
     )
     tokenizer.max_length = checked_max_length(wanted, checkpoint, tokenizer)
     return NativeModel(checkpoint, tokenizer, ReferenceEngine(checkpoint.model, load_weights(checkpoint)))
+
+
+def _warn_of_lost_segments(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+    encoder = checkpoint.model.encoder
+    if isinstance(encoder, StaticConfig) or encoder.type_vocab_size < 2 or checkpoint.role != "reranker":
+        return
+    if tokenizer.has_second_segment and not checkpoint.text.has_segments:
+        logger.warning(
+            "%s: the model knows %d segments, but its tokenizer_config.json lists no token_type_ids, so query and "
+            "document both get segment 0, as in sentence-transformers. If it was trained with segments, set "
+            '"model_input_names": ["input_ids", "token_type_ids", "attention_mask"] there',
+            checkpoint.folder,
+            encoder.type_vocab_size,
+        )
 
 
 def checked_max_length(wanted: int | None, checkpoint: Checkpoint, tokenizer: Tokenizer) -> int | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,7 +43,8 @@ def write_pdf(path: Path, pages: list[str]) -> None:
         out += f"{number} 0 obj\n{body}\nendobj\n"
     table = "".join(f"{offset:010} 00000 n \n" for offset in offsets)
     size = len(objects) + 1
-    out += f"xref\n0 {size}\n0000000000 65535 f \n{table}trailer << /Size {size} /Root 1 0 R >>\nstartxref\n{len(out)}\n%%EOF"
+    trailer = f"trailer << /Size {size} /Root 1 0 R >>\nstartxref\n{len(out)}\n%%EOF"
+    out += f"xref\n0 {size}\n0000000000 65535 f \n{table}{trailer}"
     path.write_text(out)
 
 
@@ -65,7 +69,11 @@ def test_markdown_sections_carry_the_headings_above_them(tmp_path: Path) -> None
     assert [(each.title, each.text, each.place) for each in documents(tmp_path / "a.md")] == [
         (None, "Before any heading.", "line 4"),
         ("Guide", "# Guide\n\nWelcome.", "lines 6-8"),
-        ("Guide > Install", "Guide > Install ## Install\n\nRun it.\n\n```\n# not a heading\n```", "lines 10-16"),
+        (
+            "Guide > Install",
+            "Guide > Install ## Install\n\nRun it.\n\n```\n# not a heading\n```",
+            "lines 10-16",
+        ),
         ("Other", "Other\n=====\n\nEnd.", "lines 18-21"),
     ]
 
@@ -107,7 +115,13 @@ def test_files_that_cannot_be_read_are_bad_rows_and_the_others_are_read(tmp_path
     records = list(read_documents(tmp_path))
     assert [each.id for each in records if isinstance(each, Document)] == ["f.txt#1"]
     faults = [str(each) for each in records if isinstance(each, BadRow)]
-    signs = ["expected UTF-8, got byte 0xe9", "not a PDF that pypdf can read", "OCR", "no text in it", "not a kind of file"]
+    signs = [
+        "expected UTF-8, got byte 0xe9",
+        "not a PDF that pypdf can read",
+        "OCR",
+        "no text in it",
+        "not a kind of file",
+    ]
     for name, sign, fault in zip("abcde", signs, faults, strict=True):
         assert f"{tmp_path}/{name}." in fault
         assert sign in fault
@@ -123,6 +137,39 @@ def test_a_folder_is_read_deeply_and_in_order_without_hidden_files(tmp_path: Pat
         ("b.txt#1", "b.txt"),
     ]
     assert [each.id for each in documents(tmp_path)][3:] == ["j"]
+
+
+def test_links_in_circles_end_and_what_is_no_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.txt").write_text("words")
+    (tmp_path / "deep" / "up").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    records = list(read_documents(tmp_path))
+    assert [each.id for each in records if isinstance(each, Document)] == ["deep/a.txt#1"]
+    faults = [str(each) for each in records if isinstance(each, BadRow)]
+    assert [fault.split(": ")[0] for fault in faults] == [
+        str(tmp_path / "gone.txt"),
+        str(tmp_path / "pipe.txt"),
+    ]
+
+
+def test_a_folder_that_may_not_be_read_is_a_bad_row_among_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "open.txt").write_text("words")
+    iterdir = Path.iterdir
+
+    def refused(self: Path) -> Iterator[Path]:
+        if self.name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    bad, good = read_documents(tmp_path)
+    assert str(bad) == f"{tmp_path / 'locked'}: the folder cannot be read: Permission denied"
+    assert good.id == "open.txt#1"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("module", "name"), [("pypdf", "a.pdf"), ("bs4", "a.html"), ("markdown_it", "a.md")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,20 @@ def test_a_record_that_says_where_it_comes_from_keeps_that(tmp_path: Path) -> No
 
 def test_bad_lines_are_named_by_file_line_and_fault(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"id": "a", "text": "caf\xe9"}\n{"id": \n[1]\n{"id": "a"}\n{"id": true, "text": "t"}\n{"id": "a", "text": 5}\n')
+    path.write_bytes(
+        b'{"id": "a", "text": "caf\xe9"}\n{"id": \n[1]\n{"id": "a"}\n'
+        b'{"id": true, "text": "t"}\n{"id": "a", "text": 5}\n'
+    )
     found = bad_rows(path)
     assert [row.split(": ")[0] for row in found] == [f"{path}:{line}" for line in range(1, 7)]
-    signs = ["UTF-8, got byte 0xe9", "not JSON", "got list", "no text column", "got True", "expected text, got 5"]
+    signs = [
+        "UTF-8, got byte 0xe9",
+        "not JSON",
+        "got list",
+        "no text column",
+        "got True",
+        "expected text, got 5",
+    ]
     for row, sign in zip(found, signs, strict=True):
         assert sign in row
     assert "the columns are id. Name it with" in found[3]
@@ -76,11 +87,30 @@ def test_a_json_array_is_not_taken_for_lines(tmp_path: Path) -> None:
 
 
 def test_a_gzip_cut_short_gives_what_came_before_and_says_so(tmp_path: Path) -> None:
-    lines = "".join(json.dumps({"id": str(row), "text": f"{row * 7919}"}) + "\n" for row in range(5000)).encode()
+    lines = "".join(
+        json.dumps({"id": str(row), "text": f"{row * 7919}"}) + "\n" for row in range(5000)
+    ).encode()
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines)[:-2000])
     records = list(read_documents(tmp_path / "a.jsonl.gz"))
     assert len(records) > 1000
     assert "cannot be read (any further)" in str(records[-1])
+    assert "Was it cut short? Copy it again" in str(records[-1])
+
+
+def test_a_gzip_damaged_within_gives_what_came_before_and_says_so(tmp_path: Path) -> None:
+    letters = random.Random(5)
+    lines = "".join(
+        json.dumps({"id": str(row), "text": letters.randbytes(40).hex()}) + "\n" for row in range(3000)
+    )
+    damaged = bytearray(gzip.compress(lines.encode()))
+    middle = len(damaged) // 2
+    damaged[middle : middle + 400] = bytes(400)
+    (tmp_path / "a.jsonl.gz").write_bytes(damaged)
+    records = list(read_documents(tmp_path / "a.jsonl.gz"))
+    assert len(records) > 500
+    assert "cannot be read (any further)" in str(records[-1])
+    with pytest.raises(InputError, match=r"a\.jsonl\.gz"):
+        read_queries(tmp_path / "a.jsonl.gz")
 
 
 # --- csv, tsv, parquet -------------------------------------------------------------------------------------
@@ -116,13 +146,29 @@ def test_csv_without_the_columns_needed_lists_those_there_are(tmp_path: Path) ->
     (tmp_path / "a.csv").write_text("key,abstract\n1,words\n")
     assert "no id column: expected one of id, _id" in bad_rows(tmp_path / "a.csv")[0]
     assert "the columns are key, abstract" in bad_rows(tmp_path / "a.csv")[0]
-    assert "no id column: expected 'nr'" in bad_rows(tmp_path / "a.csv", columns={"id": "nr", "text": "abstract"})[0]
+    assert (
+        "no id column: expected 'nr'"
+        in bad_rows(tmp_path / "a.csv", columns={"id": "nr", "text": "abstract"})[0]
+    )
 
 
-def test_a_csv_column_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_csv_column_that_stands_there_twice_spoils_that_file_and_no_other(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,text,text\n1,a,b\n")
-    with pytest.raises(InputError, match="'text' stands there twice"):
-        list(read_documents(tmp_path / "a.csv"))
+    (tmp_path / "b.csv").write_text("id,text\n1,good\n")
+    bad, good = read_documents(tmp_path)
+    assert str(bad) == f"{tmp_path / 'a.csv'}:1: column 'text' stands there twice; give each its own name"
+    assert good.text == "good"  # type: ignore[union-attr]
+    (tmp_path / "q.csv").write_text("id,text,id\n1,a,b\n")
+    with pytest.raises(InputError, match="'id' stands there twice"):
+        read_queries(tmp_path / "q.csv")
+
+
+def test_a_quote_that_is_never_closed_is_named_and_not_read_as_one_long_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,text\n1,good\n2,"open\n3,swallowed\n')
+    good, bad = read_documents(tmp_path / "a.csv")
+    assert good.text == "good"  # type: ignore[union-attr]
+    assert str(bad).startswith(f"{tmp_path / 'a.csv'}:3: not a row of csv")
+    assert "a quote is opened there and never closed" in str(bad)
 
 
 def test_a_tsv_has_no_quotes(tmp_path: Path) -> None:
@@ -146,15 +192,31 @@ def test_parquet_keeps_types(tmp_path: Path) -> None:
         ("a", "one", "row 1", 1999),
         ("b", "two", "row 2", None),
     ]
-    (tmp_path / "b.parquet").write_bytes(b"PAR1 not really")
-    assert "parquet file cannot be read" in bad_rows(tmp_path / "b.parquet")[0]
+    whole = (tmp_path / "a.parquet").read_bytes()
+    for damaged in (b"", b"PAR1 not really", whole[: len(whole) // 2], whole[:-1]):
+        (tmp_path / "b.parquet").write_bytes(damaged)
+        (fault,) = bad_rows(tmp_path / "b.parquet")
+        assert "parquet file cannot be read from here on" in fault
+        assert "Was it cut short? Copy it again" in fault
+
+
+def test_a_parquet_value_that_is_not_utf8_is_a_bad_row_among_good_ones(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    bytes_column = arrow.array([b"one", b"caf\xe9", b"three"], arrow.binary())
+    texts = bytes_column.view(arrow.string())  # unchecked, as some writers are
+    parquet.write_table(arrow.table({"id": ["a", "b", "c"], "text": texts}), tmp_path / "a.parquet")
+    first, bad, last = read_documents(tmp_path / "a.parquet")
+    assert (first.id, last.id) == ("a", "c")  # type: ignore[union-attr]
+    assert str(bad).startswith(f"{tmp_path / 'a.parquet'}:2: expected UTF-8, got byte 0xe9")
 
 
 # --- what is not there ---------------------------------------------------------------------------------------
 
 
 def test_a_missing_file_is_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="found nothing. Check the path"):
+    with pytest.raises(InputError, match=r"found nothing\. Check the path"):
         read_documents(tmp_path / "nowhere.jsonl")
 
 
@@ -167,7 +229,7 @@ def test_a_file_of_another_kind_is_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.json", "folder"])
 def test_an_empty_corpus_says_what_was_expected(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir() if name == "folder" else (tmp_path / name).touch()
-    with pytest.raises(InputError, match="no documents found in .*expected records"):
+    with pytest.raises(InputError, match=r"no documents found in .*expected records"):
         list(read_documents(tmp_path / name))
 
 
@@ -211,7 +273,9 @@ def test_queries_of_every_form(tmp_path: Path, name: str, content: str, expected
         ("q.txt", "", "no queries found"),
     ],
 )
-def test_a_query_that_cannot_be_used_is_an_error(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_a_query_that_cannot_be_used_is_an_error(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         read_queries(tmp_path / name)

@@ -33,7 +33,11 @@ def test_a_paragraph_end_is_preferred_once_the_passage_is_half_full() -> None:
 
 def test_passages_overlap_by_whole_sentences() -> None:
     text = "One two. Three four. Five six. Seven eight."
-    assert passages(text, 4, overlap=2) == ["One two. Three four.", "Three four. Five six.", "Five six. Seven eight."]
+    assert passages(text, 4, overlap=2) == [
+        "One two. Three four.",
+        "Three four. Five six.",
+        "Five six. Seven eight.",
+    ]
 
 
 def test_an_overlap_leaves_room_for_something_new() -> None:

@@ -11,10 +11,10 @@ from runoff.data.trec import read_qrels, read_trec_run, write_trec_run
 
 
 def test_a_run_comes_back_with_every_digit(tmp_path: Path) -> None:
-    run = {"q1": [("d2", 0.1 + 0.2), ("d1", 1 / 3), ("d3", -4.0)], "q2": [("d9", 5.0), ("d8", 5.0)]}
+    run = {"q1": [("d2", 1 / 3), ("d1", 0.1 + 0.2), ("d3", -4.0)], "q2": [("d9", 5.0), ("d8", 5.0)]}
     write_trec_run(tmp_path / "a.run", run, tag="mine")
     assert read_trec_run(tmp_path / "a.run") == run
-    assert (tmp_path / "a.run").read_text().splitlines()[0] == "q1 Q0 d2 1 0.30000000000000004 mine"
+    assert (tmp_path / "a.run").read_text().splitlines()[0] == "q1 Q0 d2 1 0.3333333333333333 mine"
 
 
 def test_a_runs_order_is_by_score_and_ties_stay_as_in_the_file(tmp_path: Path) -> None:
@@ -49,7 +49,9 @@ def test_what_is_no_run_is_named_by_line(tmp_path: Path, content: bytes, message
 def test_judgements_of_trec_and_of_beir_are_the_same(tmp_path: Path) -> None:
     (tmp_path / "a.qrels").write_text("q1 0 d1 2\nq1 0 d2 0\nq2 0 d1 1\n")
     (tmp_path / "qrels").mkdir()
-    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\nq2\td1\t1\n")
+    (tmp_path / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\nq2\td1\t1\n"
+    )
     expected = {"q1": {"d1": 2, "d2": 0}, "q2": {"d1": 1}}
     assert read_qrels(tmp_path / "a.qrels") == expected
     assert read_qrels(tmp_path) == read_qrels(tmp_path / "qrels" / "test.tsv") == expected

@@ -36,7 +36,7 @@ CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
     # small, for what does not depend on the shape
     "tiny-bert": partial(standins.build_bert_classifier, shape=TINY),
     "tiny-bert-3": partial(standins.build_bert_classifier, shape=TINY, labels=3),
-    "tiny-ettin": partial(standins.build_ettin_reranker, size="17m", layers=2),
+    "tiny-ettin": partial(standins.build_ettin_reranker, size="17m", layers=4),
     "tiny-ettin-3": partial(standins.build_ettin_reranker, size="17m", layers=2, labels=3),
     "deberta": standins.build_deberta_classifier,
     "causal": standins.build_causal_reranker,

@@ -14,16 +14,18 @@ from standin_texts import sample_candidates, sample_text, tricky_pairs
 
 IDENTITY = nn.Identity()
 TOLERANCE = 1e-4
-# fp32 sums in another order: sentence-transformers differs from itself by up to 2e-5 between batch sizes
-# on these random weights, whose scores are spread by 2 to 5 (benchmarks/results/parity.jsonl).
 BATCH_TOLERANCE = 1e-5
+# Random BERT layers of full gain magnify the last bits: there sentence-transformers differs from itself by
+# up to 2e-5 between batch sizes, and from float64 by as much (benchmarks/results/parity.jsonl).
+NOISY_BATCH_TOLERANCE = 3e-5
+FIVE_HUNDRED_SEED = 20
 
 ALL_SHAPES = [
     "ettin-17m",
     "ettin-32m",
     "ettin-68m",
     "ettin-150m",
-    "ettin-400m",
+    pytest.param("ettin-400m", marks=pytest.mark.slow),
     pytest.param("ettin-1b", marks=pytest.mark.slow),
     "bert",
     "minilm-reranker",
@@ -34,17 +36,37 @@ ALL_SHAPES = [
 ]
 
 
+def assert_scores_and_order_equal(model, samples):
+    """Runs `predict` of both libraries over all pairs and `rank` of both over every query's documents.
+
+    The order is compared strictly. Documents less than 1e-4 apart may swap on another processor, so the
+    sample must have none.
+    """
+    pairs = [pair for candidates in samples for pair in candidates.pairs]
+    ours = model.ours.predict(pairs, activation_fn=IDENTITY)
+    theirs = model.reference.predict(pairs, activation_fn=IDENTITY, batch_size=8)
+    assert theirs.std() > 0.5, "the stand-in's scores are too alike for a mistake to show"
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
+    for candidates in samples:
+        ranked = model.ours.rank(candidates.query, candidates.documents, activation_fn=IDENTITY)
+        reference_ranked = model.reference.rank(
+            candidates.query, list(candidates.documents), activation_fn=IDENTITY, batch_size=8
+        )
+        gaps = -np.diff([hit["score"] for hit in reference_ranked])
+        assert gaps.min() > TOLERANCE, "a near-tie: take another seed"
+        assert [hit["corpus_id"] for hit in ranked] == [hit["corpus_id"] for hit in reference_ranked]
+
+
 @pytest.mark.parametrize("name", ALL_SHAPES)
 def test_scores_and_order_equal_the_reference(name, rerankers):
-    model = rerankers(name)
-    for candidates in sample_candidates(4, 10, longest_words=300):
-        ours = model.ours.predict(candidates.pairs, activation_fn=IDENTITY)
-        theirs = model.reference.predict(candidates.pairs, activation_fn=IDENTITY, batch_size=4)
-        assert theirs.std() > 0.5, "the stand-in's scores are too alike for a mistake to show"
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
-        ranked = model.ours.rank(candidates.query, candidates.documents)
-        reference_ranked = model.reference.rank(candidates.query, list(candidates.documents), batch_size=4)
-        assert [hit["corpus_id"] for hit in ranked] == [hit["corpus_id"] for hit in reference_ranked]
+    assert_scores_and_order_equal(rerankers(name), sample_candidates(3, 8, longest_words=200))
+
+
+@pytest.mark.parametrize("name", ["ettin-17m", "minilm-reranker"])
+def test_five_hundred_pairs_score_and_rank_as_in_the_reference(name, rerankers):
+    samples = sample_candidates(25, 20, longest_words=400, seed=FIVE_HUNDRED_SEED)
+    assert sum(len(candidates.documents) for candidates in samples) == 500
+    assert_scores_and_order_equal(rerankers(name), samples)
 
 
 @pytest.mark.parametrize("name", ["ettin-17m", "bert", "roberta", "xlm-roberta", "modernbert-mean"])
@@ -64,20 +86,29 @@ def test_several_labels_score_as_in_the_reference(name, rerankers):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("words", [2400, 4850], ids=["4,000 tokens", "8,000 tokens"])
+@pytest.mark.parametrize("words", [2500, 4850], ids=["4,000 tokens", "8,000 tokens"])
 def test_long_pairs_score_as_in_the_reference(words, rerankers):
-    model = rerankers("ettin-17m")
+    model = rerankers("tiny-ettin")
     generator = np.random.default_rng(3)
     pair = (sample_text(12, generator), sample_text(words, generator))
     token_count = sum(len(ids) for ids in model.ours.tokenize(list(pair)))
-    assert token_count > 1.5 * words
+    assert token_count > 1.6 * words
     ours = model.ours.predict(pair, activation_fn=IDENTITY)
     theirs = model.reference.predict(pair, activation_fn=IDENTITY)
     assert float(ours) == pytest.approx(float(theirs), abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["ettin-17m", "bert", "roberta", "modernbert-mean"])
-def test_a_score_does_not_depend_on_its_batch_mates(name, rerankers):
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        ("ettin-17m", BATCH_TOLERANCE),
+        ("minilm-reranker", BATCH_TOLERANCE),
+        ("modernbert-mean", BATCH_TOLERANCE),
+        ("bert", NOISY_BATCH_TOLERANCE),
+        ("roberta", NOISY_BATCH_TOLERANCE),
+    ],
+)
+def test_a_score_does_not_depend_on_its_batch_mates(name, tolerance, rerankers):
     model = rerankers(name)
     pairs = sample_candidates(1, 30, longest_words=200)[0].pairs
     together = model.ours.predict(pairs, activation_fn=IDENTITY)
@@ -85,9 +116,9 @@ def test_a_score_does_not_depend_on_its_batch_mates(name, rerankers):
     order = np.random.default_rng(4).permutation(len(pairs))
     shuffled = model.ours.predict([pairs[row] for row in order], activation_fn=IDENTITY)
     in_threes = model.ours.predict(pairs, activation_fn=IDENTITY, batch_size=3)
-    np.testing.assert_allclose(together, alone, rtol=0, atol=BATCH_TOLERANCE)
-    np.testing.assert_allclose(together[order], shuffled, rtol=0, atol=BATCH_TOLERANCE)
-    np.testing.assert_allclose(together, in_threes, rtol=0, atol=BATCH_TOLERANCE)
+    np.testing.assert_allclose(together, alone, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(together[order], shuffled, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(together, in_threes, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("token_budget", [1, 100, 100_000])
@@ -112,7 +143,10 @@ def test_token_ids_score_exactly_as_their_texts(name, rerankers):
     from_ids = ours.score(candidates.query, ours.tokenize(documents))
     np.testing.assert_array_equal(from_text, from_ids)
     mixed = [*documents[:5], *ours.tokenize(documents[5:])]
-    np.testing.assert_array_equal(from_text, ours.score(candidates.query, mixed))
+    # Here "" comes both as text and as ids, two sequences where there was one: other batches, other last bits.
+    np.testing.assert_allclose(
+        from_text, ours.score(candidates.query, mixed), rtol=0, atol=NOISY_BATCH_TOLERANCE
+    )
 
 
 def test_score_gives_raw_scores_whatever_the_activation(rerankers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from runoff.contracts import (
 )
 from runoff.search.index import Index
 from runoff.search.retrieve import BM25
+from runoff.search.settings import TokenizerName
 from standin_search import SharedWords, WordHashes, numbered_documents
 
 
@@ -44,8 +46,10 @@ def test_importing_search_imports_neither_lance_nor_arrow() -> None:
 
 def test_documents_come_back_as_they_were_put_in(tmp_path: Path) -> None:
     documents = [
-        Document("a", "Title one and text", "Title one", "file.md", "lines 1-3", {"year": 1999, "draft": True}),
-        Document("b'; DROP", 'quotes " and \' and ünïcödé 中文', metadata={"price": 2.5}),
+        Document(
+            "a", "Title one and text", "Title one", "file.md", "lines 1-3", {"year": 1999, "draft": True}
+        ),
+        Document("b'; DROP", "quotes \" and ' and ünïcödé 中文", metadata={"price": 2.5}),
         Document("c", "no metadata"),
     ]
     index = Index.create(tmp_path / "index")
@@ -94,7 +98,9 @@ def test_upsert_replaces_by_id_and_adds_the_rest(index: Index) -> None:
 
 
 def test_upsert_notices_a_place_that_moved_and_add_does_not(index: Index) -> None:
-    moved = Document("d0", next(numbered_documents(1)).text, None, "numbers", "line 9", {"year": 2000, "lang": "de"})
+    moved = Document(
+        "d0", next(numbered_documents(1)).text, None, "numbers", "line 9", {"year": 2000, "lang": "de"}
+    )
     assert index.add([moved]).unchanged == 1
     assert index.upsert([moved]).updated == 1
     assert index.get(["d0"])["d0"].place == "line 9"
@@ -125,7 +131,11 @@ def test_filters_count_and_narrow_a_search(index: Index) -> None:
 
 @pytest.mark.parametrize("where", ["yearr > 2000", "year >", "year + 1", "nonsense(year)"])
 def test_a_filter_that_cannot_be_used_names_the_columns(index: Index, where: str) -> None:
-    for ask in (index.count, lambda where: found(index, "river", where=where), lambda where: index.delete(where=where)):
+    for ask in (
+        index.count,
+        lambda where: found(index, "river", where=where),
+        lambda where: index.delete(where=where),
+    ):
         with pytest.raises(InputError, match=r"year \(int64\)"):
             ask(where)
 
@@ -156,21 +166,62 @@ def test_whole_numbers_give_way_to_fractions_in_the_batch_that_brings_them(tmp_p
     assert [each.metadata["price"] for each in index.documents()] == [3.0, 3.5, 4.0]
 
 
-@pytest.mark.parametrize("key", ["text", "tokens", "_score", "a.b", ""])
+@pytest.mark.parametrize(
+    "key", ["text", "tokens", "_score", "_rowid", "_rowoffset", "_row_anything", "a.b", "", 5]
+)
 def test_a_metadata_key_that_cannot_be_a_column_is_a_bad_row(index: Index, key: str) -> None:
     report = index.add([Document("x", "words", metadata={key: "1"}), Document("y", "words")])
     assert (report.added, report.bad) == (1, 1)
     assert repr(key) in report.bad_rows[0].reason
+    assert len(list(Index.open(index.path).documents())) == 101
+
+
+@pytest.mark.parametrize(
+    "key", ["Year", "two words", "_source", "_relevance", "größe", "select", "a-b", "x[0]"]
+)
+def test_any_other_key_is_a_column_that_comes_back_and_filters(index: Index, key: str) -> None:
+    assert index.add([Document("x", "words", metadata={key: 7})]).added == 1
+    assert Index.open(index.path).get(["x"])["x"].metadata == {key: 7}
+    assert index.count(f"`{key}` = 7") == 1
 
 
 def test_info_tells_what_there_is(tmp_path: Path) -> None:
-    index = Index.create(tmp_path / "index", tokenizer=SharedWords(), embedder=WordHashes(), language="german")
+    index = Index.create(
+        tmp_path / "index", tokenizer=SharedWords(), embedder=WordHashes(), language="german"
+    )
     index.add(numbered_documents(20))
     info = index.info()
     assert (info.documents, info.unindexed, info.state) == (20, 0, "complete")
     assert (info.tokenizer, info.embedder, info.language) == ("shared-words", "word-hashes", "german")
     assert info.bytes_on_disk > 1000
     assert info.columns["year"] == "int64"
+
+
+def test_creating_finds_what_another_process_made_meanwhile_and_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made_by_another(folder: Path) -> None:
+        monkeypatch.undo()
+        Index.create(folder).add(numbered_documents(7))
+
+    for options in ({"exist_ok": True}, {}):
+        monkeypatch.setattr("runoff.search.index.check_free", made_by_another)
+        folder = tmp_path / str(len(options))
+        if options:
+            assert len(Index.create(folder, exist_ok=True)) == 7
+        else:
+            with pytest.raises(IndexStoreError, match="already, with 7 documents"):
+                Index.create(folder)
+        assert len(Index.open(folder)) == 7
+
+
+def test_opening_what_another_process_is_about_to_finish_creating_loses_nothing(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = index.settings
+    finished.with_state("creating").saved_in(index.path)
+    monkeypatch.setattr("runoff.search.index.check_same", lambda folder, *_: finished.saved_in(folder))
+    assert len(Index.open(index.path)) == 100
 
 
 # --- opening what is not what it should be -------------------------------------------------------------
@@ -205,13 +256,17 @@ def test_an_index_of_another_language_is_not_taken_for_the_same(index: Index) ->
 def test_an_index_made_with_another_tokenizer_names_both_and_the_ways_out(tmp_path: Path) -> None:
     index = Index.create(tmp_path / "index", tokenizer=SharedWords("old", "0001"))
     index.add(numbered_documents(5))
-    with pytest.raises(TokenizerMismatchError, match=r"(?s)'old'.*'new'.*tokens=\"text\".*--retokenize --model new"):
+    with pytest.raises(
+        TokenizerMismatchError, match=r"(?s)'old'.*'new'.*tokens=\"text\".*--retokenize --model new"
+    ):
         Index.open(tmp_path / "index", tokenizer=SharedWords("new", "0002"))
     assert len(Index.open(tmp_path / "index")) == 5
 
 
 def test_an_index_with_tokens_takes_no_documents_without_their_tokenizer(tmp_path: Path) -> None:
-    Index.create(tmp_path / "index", tokenizer=SharedWords(), embedder=WordHashes()).add(numbered_documents(5))
+    Index.create(tmp_path / "index", tokenizer=SharedWords(), embedder=WordHashes()).add(
+        numbered_documents(5)
+    )
     with pytest.raises(IndexStoreError, match=r"tokenizer=\.\.\."):
         Index.open(tmp_path / "index").add(numbered_documents(9))
     with pytest.raises(IndexStoreError, match=r"embedder=\.\.\."):
@@ -238,6 +293,22 @@ def test_damaged_settings_are_named_and_the_documents_stay(index: Index, content
         Index.open(index.path)
     settings.write_text(kept)
     assert len(Index.open(index.path)) == 100
+
+
+@pytest.mark.parametrize("damage", ["a data file is cut short", "a data file is gone", "the table is gone"])
+def test_a_damaged_table_is_an_error_that_says_what_to_do(index: Index, damage: str) -> None:
+    table = index.path / "documents.lance"
+    for file in (table / "data").iterdir():
+        if damage == "a data file is cut short":
+            file.write_bytes(file.read_bytes()[:100])
+        else:
+            file.unlink()
+    if damage == "the table is gone":
+        shutil.rmtree(table)
+    with pytest.raises(
+        IndexStoreError, match=r"could not read the index at .*restore them from a copy, or make"
+    ):
+        list(Index.open(index.path).documents())
 
 
 def test_settings_of_a_later_format_are_not_guessed_at(index: Index) -> None:
@@ -282,6 +353,25 @@ def test_retokenize_puts_in_other_tokens_and_takes_them_away(tmp_path: Path) -> 
     reopened.retokenize(None)
     assert reopened.tokenizer is None
     assert reopened.candidates(["d1"])["d1"].tokens is None
+
+
+def test_a_writer_whose_tokens_another_process_replaced_is_refused_and_spoils_nothing(tmp_path: Path) -> None:
+    old, new = SharedWords("old", "0001"), SharedWords("new", "0002")
+    index = Index.create(tmp_path / "index", tokenizer=old)
+    index.add(numbered_documents(5))
+    Index.open(index.path).retokenize(new)
+    with pytest.raises(TokenizerMismatchError, match=r"(?s)'new'.*'old'"):
+        index.add(numbered_documents(9))
+    reopened = Index.open(index.path, tokenizer=new)
+    assert (len(reopened), reopened.tokenizer) == (5, TokenizerName("new", "0002"))
+
+
+def test_without_stored_tokens_a_tokenizer_given_is_not_asked(tmp_path: Path) -> None:
+    Index.create(tmp_path / "index")
+    words = SharedWords()
+    index = Index.open(tmp_path / "index", tokenizer=words)
+    assert index.add(numbered_documents(5)).added == 5
+    assert words.texts_tokenised == 0
 
 
 def test_a_reader_sees_what_another_process_wrote_after_refresh(index: Index) -> None:

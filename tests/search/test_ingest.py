@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import runoff
 from runoff.contracts import BadRow, Document, IndexStoreError, InputError, Query
 from runoff.data.formats import read_documents
 from runoff.search.index import Index, IngestOptions
@@ -45,7 +49,9 @@ def test_bad_rows_are_reported_by_file_and_line_and_the_rest_is_stored(index: In
     write_mixed_jsonl(source)
     report = index.add(read_documents(source), IngestOptions(bad_rows_file=tmp_path / "bad.jsonl"))
     assert (report.added, report.bad) == (2, 6)
-    assert [(row.source, row.line) for row in report.bad_rows] == [(str(source), line) for line in (2, 3, 4, 5, 6, 7)]
+    assert [(row.source, row.line) for row in report.bad_rows] == [
+        (str(source), line) for line in (2, 3, 4, 5, 6, 7)
+    ]
     signs = ["UTF-8", "not JSON", "duplicate id 'a'", "no text", "no id column", "JSON object"]
     for row, sign in zip(report.bad_rows, signs, strict=True):
         assert sign in row.reason
@@ -147,6 +153,37 @@ def test_half_a_character_is_a_bad_row(index: Index) -> None:
     assert "half of a character" in report.bad_rows[0].reason
 
 
+@pytest.mark.parametrize("field", ["id", "title", "source", "place", "metadata", "name"])
+def test_half_a_character_anywhere_spoils_one_document_and_no_batch(index: Index, field: str) -> None:
+    metadata = {"author": "\ud83d"} if field == "metadata" else {"\ud83d": "x"} if field == "name" else {}
+    fields = {"id": "a", "text": "words", "metadata": metadata}
+    if field in ("id", "title", "source", "place"):
+        fields[field] = "\ud83d"
+    report = index.add([Document("b", "good"), Document(**fields), Document("c", "good")])  # type: ignore[arg-type]
+    assert (report.added, report.bad) == (2, 1)
+    assert "half of a character" in report.bad_rows[0].reason
+
+
+def test_an_error_of_the_callers_own_passes_as_it_is_and_changes_nothing(index: Index) -> None:
+    index.add(numbered_documents(10))
+
+    def broken() -> Iterator[Document]:
+        yield Document("x", "words")
+        raise ValueError("the database went away")
+
+    with pytest.raises(ValueError, match=r"^the database went away$"):
+        index.add(broken())
+    assert (len(index), Index.open(index.path).info().state) == (10, "complete")
+
+
+def test_a_file_for_bad_rows_that_cannot_be_written_is_told_before_anything_is_stored(
+    index: Index, tmp_path: Path
+) -> None:
+    with pytest.raises(IndexStoreError, match=r"could not write the bad rows at .*nowhere"):
+        index.add(numbered_documents(5), IngestOptions(bad_rows_file=tmp_path / "nowhere" / "bad.jsonl"))
+    assert len(index) == 0
+
+
 def test_id_keys_find_every_id_again_across_their_sorted_and_recent_parts() -> None:
     keys = IdKeys()
     count = 70_000  # more than the 65,536 after which recent keys are sorted in
@@ -183,7 +220,9 @@ def test_a_full_disk_keeps_the_batches_before_it_and_running_again_completes(sma
     ballast = small_disk / "ballast"
     index = Index.create(small_disk / "index", tokenizer=SharedWords())
     ballast.write_bytes(b"x" * (9 << 19))
-    with pytest.raises(IndexStoreError, match=r"The disk is full: free space.*same command again.*still opens"):
+    with pytest.raises(
+        IndexStoreError, match=r"The disk is full: free space.*same command again.*still opens"
+    ):
         index.add(incompressible(3000), IngestOptions(batch_documents=100))
     reopened = Index.open(index.path, tokenizer=SharedWords())
     kept = len(reopened)
@@ -203,7 +242,7 @@ def test_a_disk_that_fills_while_the_bm25_index_is_built_loses_no_document(
         raise OSError("LanceError(IO): No space left on device (os error 28), /rust/writer.rs:1:1")
 
     monkeypatch.setattr(index._table, "build_bm25", full)
-    with pytest.raises(IndexStoreError, match="could not optimise the index .*The disk is full"):
+    with pytest.raises(IndexStoreError, match=r"could not optimise the index .*The disk is full"):
         index.add(numbered_documents(100))
     reopened = Index.open(index.path)
     assert (len(reopened), reopened.info().state) == (100, "incomplete")
@@ -224,9 +263,109 @@ def test_a_read_only_disk_can_be_searched_and_refuses_writing_with_what_to_do(sm
         reopened.optimize,
         lambda: Index.create(small_disk / "another"),
     ):
-        with pytest.raises(IndexStoreError, match="The disk is read-only: make it writable, or put the index"):
+        with pytest.raises(
+            IndexStoreError, match="The disk is read-only: make it writable, or put the index"
+        ):
             write()
     assert len(Index.open(index.path)) == 50
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+READ_ONLY = OSError(errno.EROFS, "Read-only file system")
+FORBIDDEN = PermissionError(errno.EACCES, "Permission denied")
+TOLD = {
+    FULL: "The disk is full: free space",
+    READ_ONLY: "The disk is read-only",
+    FORBIDDEN: "You may not write",
+}
+
+
+@pytest.mark.parametrize("fault", TOLD, ids=["full", "read-only", "forbidden"])
+@pytest.mark.parametrize("call", ["os.replace", "os.fsync", "fcntl.flock", "pathlib.Path.mkdir"])
+def test_what_the_system_refuses_while_an_index_is_created_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: OSError, call: str
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise fault
+
+    with monkeypatch.context() as patched:
+        patched.setattr(call, refused)
+        with pytest.raises(IndexStoreError, match=TOLD[fault]):
+            Index.create(tmp_path / "index")
+    # What is left of the attempt is in nobody's way.
+    assert Index.create(tmp_path / "index").add(numbered_documents(3)).added == 3
+
+
+def refused_at(number: int, fault: OSError, path: Path, monkeypatch: pytest.MonkeyPatch) -> str | None:
+    """What an ingest of 40 documents says when its writes from this number on are refused; None: it ended first."""
+    import lance
+
+    calls = 0
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > number:
+                raise fault
+            return real(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        writes = [(os, "replace"), (lance, "write_dataset"), (lance.LanceDataset, "cleanup_old_versions")]
+        for owner, name in writes:
+            patched.setattr(owner, name, counted(getattr(owner, name)))
+        try:
+            Index.open(path).add(numbered_documents(40), IngestOptions(batch_documents=10))
+        except IndexStoreError as error:
+            return str(error)
+    return None
+
+
+@pytest.mark.parametrize("fault", TOLD, ids=["full", "read-only", "forbidden"])
+def test_what_the_system_refuses_at_any_write_of_an_ingest_is_told_and_loses_nothing(
+    index: Index, monkeypatch: pytest.MonkeyPatch, fault: OSError
+) -> None:
+    index.add(numbered_documents(10))
+    counts = [10]
+    while (told := refused_at(len(counts) - 1, fault, index.path, monkeypatch)) is not None:
+        assert TOLD[fault] in told
+        assert "still opens and holds every batch" in told
+        counts.append(len(Index.open(index.path)))
+        assert counts[-1] % 10 == 0
+        assert len(counts) < 20
+    assert counts == sorted(counts)
+    assert len(counts) > 4, "some of the writes were not refused"
+    assert [each.id for each in Index.open(index.path).documents()] == [f"d{number}" for number in range(40)]
+    assert Index.open(index.path).info().state == "complete"
+
+
+def test_a_file_size_limit_keeps_the_batches_before_it_and_running_again_completes(tmp_path: Path) -> None:
+    """The one full disk that any user can make: the system refuses a file to grow (ulimit -f)."""
+    index = Index.create(tmp_path / "index", tokenizer=SharedWords())
+    index.add(incompressible(100), IngestOptions(batch_documents=100))
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20));"
+        "from test_ingest import incompressible; from standin_search import SharedWords;"
+        "from runoff.search.index import Index, IngestOptions;"
+        "Index.open(sys.argv[1], SharedWords()).add(incompressible(1000), IngestOptions(batch_documents=900))"
+    )
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parent), str(Path(runoff.__file__).parents[1])])
+    limited = subprocess.run(
+        [sys.executable, "-c", code, str(index.path)],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert "IndexStoreError: could not add a batch" in limited.stderr
+    assert "A file reached the size limit (ulimit -f): raise it" in limited.stderr
+    reopened = Index.open(index.path, tokenizer=SharedWords())
+    assert (len(reopened), reopened.info().state) == (100, "complete")
+    report = reopened.add(incompressible(1000))
+    assert (report.added, report.unchanged) == (900, 100)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

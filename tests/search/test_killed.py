@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import runoff
@@ -16,7 +18,7 @@ from runoff.contracts import Document, IndexStoreError, Query
 from runoff.search.index import Index, IngestOptions
 from runoff.search.retrieve import BM25
 from runoff.search.settings import load_settings
-from standin_search import SharedWords, numbered_documents
+from standin_search import SharedWords, numbered_documents, worded
 
 SCRIPT = Path(__file__).with_name("killed_ingest.py")
 BATCH = 50
@@ -24,11 +26,48 @@ COUNT = 6000
 KILLS = 5
 
 
-def start(path: Path, count: int) -> subprocess.Popen[str]:
+def start(path: Path, count: int, word: str = "first", *kill: str) -> subprocess.Popen[str]:
     environment = {"PYTHONPATH": str(Path(runoff.__file__).parents[1]), "PATH": "/usr/bin:/bin"}
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(path), str(count)], stdout=subprocess.PIPE, text=True, env=environment
-    )
+    command = [sys.executable, str(SCRIPT), str(path), str(count), word, *kill]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def completed(path: Path, count: int, word: str = "first") -> str:
+    """What the same command prints when nobody kills it."""
+    with start(path, count, word) as done:
+        out, _ = done.communicate(timeout=60)
+    assert done.returncode == 0
+    return out
+
+
+def complete_here(path: Path, count: int, word: str) -> None:
+    """The same command, without a process of its own."""
+    index = Index.create(path, tokenizer=SharedWords(), exist_ok=True)
+    index.upsert(worded(count, word), IngestOptions(batch_documents=BATCH))
+
+
+def killed_in(stage: str, call: int, seconds: float, path: Path, count: int, word: str) -> None:
+    """Kills itself as the stage begins, for certain, or some time into it, if the stage comes again at all."""
+    with start(path, count, word, stage, str(call), str(seconds)) as process:
+        process.communicate(timeout=60)
+    assert process.returncode in ((-signal.SIGKILL,) if seconds == 0.0 else (-signal.SIGKILL, 0))
+
+
+def check_whole(path: Path, count: int, word: str) -> None:
+    """The index holds d0, d1, ... once each, finds them, is up to date and has no leftovers on the disk."""
+    index = Index.open(path)
+    assert sorted(each.id for each in index.documents()) == sorted(f"d{number}" for number in range(count))
+    assert all(each.text.endswith(f" {word}") for each in index.documents())
+    assert (index.info().state, index.info().unindexed) == ("complete", 0)
+    assert [hit.id for hit in BM25(index).retrieve(Query(f"number{count - 1}"), 5)] == [f"d{count - 1}"]
+    rows = index.candidates([f"d{number}" for number in range(0, count, 50)]).values()
+    for hit in rows:
+        np.testing.assert_array_equal(hit.tokens, SharedWords().tokenize([hit.text or ""])[0])
+    # The files of batches that were cut short are cleared away, and so is every version but the last.
+    data_files = {each.name for each in (path / "documents.lance" / "data").iterdir()}
+    used = {file.path for each in index._table.dataset.get_fragments() for file in each.data_files()}
+    assert data_files == used
+    assert not list(path.glob(".*.draft"))
 
 
 def kill_after(process: subprocess.Popen[str], seconds: float) -> None:
@@ -37,10 +76,12 @@ def kill_after(process: subprocess.Popen[str], seconds: float) -> None:
     assert process.stdout.readline() == "ready\n"
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
 
 
-def test_an_ingest_killed_at_any_moment_keeps_whole_batches_and_completes_when_run_again(tmp_path: Path) -> None:
+def test_an_ingest_killed_at_any_moment_keeps_whole_batches_and_completes_when_run_again(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "index"
     moments = random.Random(20261124)
     reached = []
@@ -57,17 +98,88 @@ def test_an_ingest_killed_at_any_moment_keeps_whole_batches_and_completes_when_r
             assert [hit.id for hit in BM25(index).retrieve(Query(last), 5)] == [ids[-1]]
     assert reached == sorted(reached)
     assert any(0 < count < COUNT for count in reached), f"every kill missed the ingest: {reached}"
-    done = start(path, COUNT)
-    out, _ = done.communicate(timeout=60)
-    assert done.returncode == 0
-    assert f"{COUNT - reached[-1]} documents added" in out
-    index = Index.open(path)
-    assert [each.id for each in index.documents()] == [f"d{number}" for number in range(COUNT)]
-    assert (index.info().state, index.info().unindexed) == ("complete", 0)
-    assert [hit.id for hit in BM25(index).retrieve(Query("number4321"), 5)] == ["d4321"]
-    # The files of the batches that were cut short are cleared away: nothing but one version is left.
-    data_files = list((path / "documents.lance" / "data").iterdir())
-    assert len(data_files) == len(index._table.dataset.get_fragments())
+    assert f"{COUNT - reached[-1]} documents added" in completed(path, COUNT)
+    check_whole(path, COUNT, "first")
+
+
+# Stage, which call of it, and how many documents are there after: fewer than asked where batches are missing.
+FIRST_RUN = [
+    ("save settings", 1, None),
+    ("write", 1, 0),
+    ("build bm25", 1, 0),
+    ("save settings", 2, 0),
+    ("save settings", 3, 0),
+    ("append", 1, 50),
+    ("append", 13, 650),
+    ("join small files", 1, 1000),
+    ("build bm25", 2, 1000),
+    ("index ids", 1, 1000),
+    ("clear away", 1, 1000),
+    ("save settings", 4, 1000),
+]
+
+
+@pytest.mark.parametrize(("stage", "call", "most"), FIRST_RUN, ids=lambda each: str(each).replace(" ", "-"))
+def test_killed_in_any_stage_it_opens_with_whole_batches_and_completes(
+    tmp_path: Path, stage: str, call: int, most: int | None
+) -> None:
+    path = tmp_path / "index"
+    moments = random.Random(f"{stage}{call}")
+    for seconds in (0.0, moments.uniform(0.0005, 0.01)):
+        killed_in(stage, call, seconds, path, 1000, "first")
+        if not (path / "runoff-index.json").exists():
+            assert most is None
+            with pytest.raises(IndexStoreError, match="found a folder without it"):
+                Index.open(path)
+            continue
+        count = len(Index.open(path))
+        assert count % BATCH == 0
+        assert [each.id for each in Index.open(path).documents()] == [f"d{number}" for number in range(count)]
+        if seconds == 0.0 and most is not None:
+            assert count == (most - BATCH if stage == "append" else most)
+    complete_here(path, 1000, "first")
+    check_whole(path, 1000, "first")
+
+
+# The last number: how many documents are replaced. Few are merged into the BM25 index, many build it anew.
+UPDATE = [("put", 1, 1000), ("put", 7, 1000), ("join small files", 1, 1000), ("build bm25", 1, 1000)]
+UPDATE += [
+    ("update bm25", 1, 300),
+    ("index ids", 1, 300),
+    ("clear away", 1, 1000),
+    ("replace tokens", 1, 1000),
+]
+
+
+@pytest.mark.parametrize(("stage", "call", "count"), UPDATE, ids=lambda each: str(each).replace(" ", "-"))
+def test_an_update_killed_in_any_stage_leaves_each_batch_old_or_new_and_completes(
+    tmp_path: Path, whole_index: Path, stage: str, call: int, count: int
+) -> None:
+    path = tmp_path / "index"
+    shutil.copytree(whole_index, path)
+    moments = random.Random(f"{stage}{call}")
+    for seconds in (0.0, moments.uniform(0.0005, 0.01)):
+        killed_in(stage, call, seconds, path, count, "second")
+        words = {each.id: each.text.split()[-1] for each in Index.open(path).documents()}
+        assert sorted(words) == sorted(f"d{number}" for number in range(1000))
+        batches = [{words[f"d{first + row}"] for row in range(BATCH)} for first in range(0, 1000, BATCH)]
+        assert all(len(each) == 1 for each in batches), "a batch is half old and half new"
+        new = [each == {"second"} for each in batches]
+        assert new == sorted(new, reverse=True)
+        if seconds == 0.0:
+            assert sum(new) == (call - 1 if stage == "put" else count / BATCH)
+    if stage == "replace tokens":
+        assert Index.open(path).tokenizer is None
+        Index.open(path).retokenize(SharedWords())
+    complete_here(path, 1000, "second")
+    check_whole(path, 1000, "second")
+
+
+@pytest.fixture(scope="module")
+def whole_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "index"
+    completed(path, 1000)
+    return path
 
 
 def test_a_killed_creation_is_taken_up_by_open(tmp_path: Path) -> None:
@@ -75,8 +187,6 @@ def test_a_killed_creation_is_taken_up_by_open(tmp_path: Path) -> None:
     index.settings.with_state("creating").saved_in(index.path)
     for leftover in ("nothing of the table", "an empty table"):
         if leftover == "nothing of the table":
-            import shutil
-
             shutil.rmtree(index.path / "documents.lance")
         reopened = Index.open(index.path, tokenizer=SharedWords())
         assert len(reopened) == 0

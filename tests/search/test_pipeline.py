@@ -119,7 +119,9 @@ def test_every_way_to_retrieve_is_reranked(index: Index, retrieve: str) -> None:
 
 def test_a_filter_narrows_one_query(index: Index) -> None:
     options = SearchOptions(retrieve="hybrid")
-    result = Search(index, SharedWords(), WordHashes(), options).search("river", 10, where="year = 2009 AND lang = 'en'")
+    result = Search(index, SharedWords(), WordHashes(), options).search(
+        "river", 10, where="year = 2009 AND lang = 'en'"
+    )
     assert {(hit.metadata["year"], hit.metadata["lang"]) for hit in result.hits} == {(2009, "en")}
     with pytest.raises(InputError, match="a filter needs an Index"):
         Search(["a"]).search("q", where="year = 2009")
@@ -184,9 +186,29 @@ def test_stored_tokens_give_the_scores_of_the_texts_and_tokenise_only_the_query(
 
 def test_tokens_of_another_tokenizer_are_refused_with_both_ways_out(index: Index) -> None:
     other = SharedWords("other", "other-words")
-    with pytest.raises(TokenizerMismatchError, match=r"(?s)'shared-words'.*'other'.*tokens=\"text\".*--retokenize"):
+    with pytest.raises(
+        TokenizerMismatchError, match=r"(?s)'shared-words'.*'other'.*tokens=\"text\".*--retokenize"
+    ):
         Search(index, other)
     assert Search(index, other, options=SearchOptions(tokens="text")).search("number3", 1).hits[0].id == "d3"
+
+
+def test_an_index_retokenised_while_it_is_searched_is_noticed_and_not_misread(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "index", SharedWords("old", "0001"))
+    index.add(numbered_documents(50))
+    search = Search(Index.open(index.path), SharedWords("old", "0001"))
+    before = search.search("number7 river")
+    index.retokenize(SharedWords("new", "0002"))
+    assert search.search("number7 river").hits == before.hits  # of the version that it opened
+    for number in range(50, 70):
+        index.add(
+            numbered_documents(1, first=number)
+        )  # until small files are joined, and old ones cleared away
+    with pytest.raises(TokenizerMismatchError, match=r"(?s)'new'.*'old'"):
+        search.search("number7 river")
+    index.retokenize(SharedWords("old", "0001"))
+    search.source.refresh()  # type: ignore[union-attr]
+    assert search.search("number7", 1).hits[0].id == "d7"
 
 
 def test_stored_tokens_that_are_not_there_are_asked_for_in_vain(tmp_path: Path) -> None:

@@ -56,7 +56,10 @@ def test_bm25_finds_the_same_order_as_bm25s(shared_data: Path, tmp_path: Path) -
     index = Index.create(tmp_path / "index")
     index.add(documents)
     other = bm25s.BM25()
-    other.index(bm25s.tokenize([each.text for each in documents], stemmer=stemmer, show_progress=False), show_progress=False)
+    other.index(
+        bm25s.tokenize([each.text for each in documents], stemmer=stemmer, show_progress=False),
+        show_progress=False,
+    )
     qrels = read_qrels(folder)
     overlaps = []
     for query in read_queries(folder):
@@ -71,7 +74,16 @@ def test_bm25_finds_the_same_order_as_bm25s(shared_data: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "text",
-    ['"apple', "text:apple", "apple AND NOT pie", "apple^2 ~pie*", "(apple OR", "id = 'apple'", "app\x00le apple", "-apple"],
+    [
+        '"apple',
+        "text:apple",
+        "apple AND NOT pie",
+        "apple^2 ~pie*",
+        "(apple OR",
+        "id = 'apple'",
+        "app\x00le apple",
+        "-apple",
+    ],
 )
 def test_nothing_in_a_query_is_an_operator(index: Index, text: str) -> None:
     assert set(ids(BM25(index).retrieve(Query(text), 10))) == {"apple", "plum"}
@@ -141,9 +153,9 @@ def test_hybrid_keeps_what_each_list_said(index: Index) -> None:
     assert first.scores == {"bm25": by_words[0].score, "dense": by_vectors[0].score, "fusion": 2 / 61}
     only_dense = next(hit for hit in hits if hit.id == "pear")
     assert set(only_dense.scores) == {"dense", "fusion"}
-    assert ids(Hybrid([words, vectors], Fusion("rrf", weights=(0.0, 1.0))).retrieve(Query("apple pie"), 2)) == ids(
-        by_vectors[:2]
-    )
+    assert ids(
+        Hybrid([words, vectors], Fusion("rrf", weights=(0.0, 1.0))).retrieve(Query("apple pie"), 2)
+    ) == ids(by_vectors[:2])
 
 
 def test_two_lists_of_one_kind_are_told_apart(index: Index) -> None:
@@ -170,7 +182,9 @@ def test_hybrid_asks_each_list_for_more_than_it_returns(index: Index) -> None:
 
 
 def test_candidates_keep_their_order() -> None:
-    hits = Candidates(["one", Document("two", "second"), Hit("three", 0.5, 9, "third")]).retrieve(Query("x"), 5)
+    hits = Candidates(["one", Document("two", "second"), Hit("three", 0.5, 9, "third")]).retrieve(
+        Query("x"), 5
+    )
     assert [(hit.id, hit.text, hit.rank, hit.score) for hit in hits] == [
         ("0", "one", 1, 1.0),
         ("two", "second", 2, 0.5),
@@ -210,8 +224,10 @@ def test_a_trec_run_is_a_first_stage_over_an_index(index: Index, tmp_path: Path)
 
 def test_a_trec_run_over_another_collection_is_refused(index: Index) -> None:
     run = {"q": [("apple", 2.0), ("banana", 1.0)]}
-    with pytest.raises(InputError, match="1 of 2 documents of the run .*'banana'"):
+    with pytest.raises(InputError, match=r"1 of 2 documents of the run .*'banana'"):
         TrecRun(run, index).retrieve(Query("x", "q"), 5)
-    hits = TrecRun(run, {"apple": "a fruit", "banana": Document("banana", "another")}).retrieve(Query("x", "q"), 5)
+    hits = TrecRun(run, {"apple": "a fruit", "banana": Document("banana", "another")}).retrieve(
+        Query("x", "q"), 5
+    )
     assert [hit.text for hit in hits] == ["a fruit", "another"]
     assert [hit.text for hit in TrecRun(run).retrieve(Query("x", "q"), 1)] == [None]

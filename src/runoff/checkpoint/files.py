@@ -26,35 +26,54 @@ DOWNLOAD_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "
 DOWNLOAD_EXCEPT = ("onnx/*", "openvino/*", "checkpoint-*/*", "original/*")
 
 
-def read_json(path: Path, default: Any = None) -> Any:
-    """The contents of a JSON file; `default` where it is absent and a default is given."""
+def read_json(path: Path, default: Any = None, kind: type = dict) -> Any:
+    """The contents of a JSON file, an object unless `kind` is list; `default` where it is absent and one is given."""
     if not path.is_file():
         if default is not None:
             return default
         raise CheckpointError(f"{path} is missing: the checkpoint is incomplete; download or save it again")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); the file is damaged") from error
+        raise CheckpointError(
+            f"{path} is not valid JSON ({error}); the file is damaged: download or save the checkpoint again"
+        ) from error
+    if not isinstance(content, kind):
+        raise CheckpointError(
+            f"{path} must hold a JSON {'object' if kind is dict else 'list'}, got {type(content).__name__}; "
+            "the file is damaged: download or save the checkpoint again"
+        )
+    return content
 
 
 def read_weights_of(folder: Path) -> dict[str, Tensor]:
     if (folder / WEIGHTS).is_file():
         return read_safetensors(folder / WEIGHTS)
     if (folder / WEIGHTS_INDEX).is_file():
-        shards = sorted(set(read_json(folder / WEIGHTS_INDEX)["weight_map"].values()))
+        weight_map = read_json(folder / WEIGHTS_INDEX).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointError(f"{folder / WEIGHTS_INDEX} has no weight_map: the file is damaged")
+        shards = sorted({str(shard) for shard in weight_map.values()})
         merged: dict[str, Tensor] = {}
         for shard in shards:
             merged.update(read_safetensors(folder / Path(shard).name))
         return merged
-    if pickles := sorted(path.name for pattern in ("*.bin", "*.pt") for path in folder.glob(pattern)):
+    refuse_pickles(folder)
+    raise CheckpointError(
+        f"{folder / WEIGHTS} is missing: the checkpoint is incomplete, or published only in another format (a "
+        f"pickle is never downloaded); download it again, or use a revision that has {WEIGHTS}"
+    )
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raises `CheckpointError` for weights that lie there as a pickle and in no safe form."""
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt") for path in folder.glob(pattern))
+    pickles = [name for name in pickles if not name.startswith("training_args")]
+    if pickles and not any(folder.glob("*.safetensors")):
         raise CheckpointError(
             f"{folder} has its weights only as {', '.join(pickles)}; Runoff never unpickles. Convert them to "
             f"{WEIGHTS} (save_pretrained in a current transformers does), or use a revision that has it"
         )
-    raise CheckpointError(
-        f"{folder / WEIGHTS} is missing: the checkpoint is incomplete; download or save it again"
-    )
 
 
 def read_transformer_settings(folder: Path) -> dict[str, Any]:

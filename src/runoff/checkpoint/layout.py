@@ -31,7 +31,6 @@ from runoff.checkpoint.files import (
     TOKENIZER_CONFIG,
     WEIGHTS,
     read_json,
-    read_transformer_settings,
     read_weights_of,
 )
 from runoff.checkpoint.modular import Module, modular_model, read_modules
@@ -46,12 +45,14 @@ Role = Literal["reranker", "embedder"]
 @dataclass(frozen=True, slots=True)
 class TextConfig:
     """How texts become tokens: the limit with special tokens (None: none), lower-casing asked for outside
-    tokenizer.json, and whether segment ids are fed to the model."""
+    tokenizer.json, whether segment ids are fed to the model, and the class that transformers would load the
+    tokenizer with ("" for its generic one)."""
 
     max_length: int | None
     lowercases: bool
     has_segments: bool
     truncation_side: str = "right"
+    class_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Checkpoint:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity: str = "cosine"
+    truncate_dim: int | None = None
     module_folders: tuple[str, ...] = ()
     root_folder: str = ""
 
@@ -86,9 +88,20 @@ def read_checkpoint(folder: Path, role: Role) -> Checkpoint:
     modules = read_modules(folder)
     st_config = read_json(folder / ST_CONFIG, default={})
     _warn_of_requirements(st_config, folder)
-    if role == "reranker":
+    if role == "embedder":
+        return _read_embedder(folder, modules, st_config)
+    try:
         return _read_reranker(folder, modules, st_config)
-    return _read_embedder(folder, modules, st_config)
+    except UnsupportedModelError as error:
+        if [module.kind for module in modules] == ["Transformer"] or st_config.get(
+            "model_type"
+        ) == "CrossEncoder":
+            raise
+        raise CheckpointError(
+            f"{folder / ST_CONFIG} does not say model_type CrossEncoder, so that sentence-transformers, which would "
+            f"have to run it ({error}), would drop its modules and score by a random head; add "
+            '"model_type": "CrossEncoder" there if it is one'
+        ) from error
 
 
 def load_weights(checkpoint: Checkpoint) -> Weights:
@@ -109,7 +122,9 @@ def _read_reranker(folder: Path, modules: list[Module], st_config: Mapping[str, 
     task = first.config.get("transformer_task")
     if kinds == ["Transformer"] and task in (None, "sequence-classification"):
         return _read_plain(folder / first.folder, "reranker", first.config, st_config, at=folder)
-    if kinds[0] != "Transformer" or task not in (None, "feature-extraction"):
+    if kinds[0] != "StaticEmbedding" and (
+        kinds[0] != "Transformer" or task not in (None, "feature-extraction")
+    ):
         raise UnsupportedModelError(f"{folder} is made of {' -> '.join(kinds)} (task {task!r})")
     ends_in_scores = modules[-1].kind == "Dense" and modules[-1].config.get("module_output_name") == "scores"
     if not ends_in_scores:
@@ -128,7 +143,7 @@ def _read_reranker(folder: Path, modules: list[Module], st_config: Mapping[str, 
             "scores; it is read as the reranker it is (sentence-transformers would drop its head)",
             folder,
         )
-    model, folders = modular_model(folder, modules)
+    model, folders = modular_model(folder, modules, role="reranker")
     return Checkpoint(
         folder=folder,
         role="reranker",
@@ -147,9 +162,14 @@ def _read_reranker(folder: Path, modules: list[Module], st_config: Mapping[str, 
 def _read_embedder(folder: Path, modules: list[Module], st_config: Mapping[str, Any]) -> Checkpoint:
     if modules[0].kind == "StaticEmbedding":
         return _read_static(folder, modules, st_config)
-    if st_config.get("model_type", "SentenceTransformer") == "CrossEncoder":
+    kind = st_config.get("model_type") or "SentenceTransformer"
+    if kind == "CrossEncoder":
         raise CheckpointError(f"{folder} is a reranker, not an embedder: load it with runoff.CrossEncoder")
-    model, folders = modular_model(folder, modules)
+    if kind != "SentenceTransformer":
+        raise CheckpointError(
+            f"{folder} is a {kind}, which gives no single vector a text; choose a SentenceTransformer model"
+        )
+    model, folders = modular_model(folder, modules, role="embedder")
     return Checkpoint(
         folder=folder,
         role="embedder",
@@ -159,6 +179,7 @@ def _read_embedder(folder: Path, modules: list[Module], st_config: Mapping[str, 
         prompts=st_config.get("prompts") or {},
         default_prompt_name=st_config.get("default_prompt_name"),
         similarity=st_config.get("similarity_fn_name") or "cosine",
+        truncate_dim=st_config.get("truncate_dim"),
         module_folders=folders,
         root_folder=modules[0].folder,
     )
@@ -180,6 +201,20 @@ def _is_classifier(config: Mapping[str, Any]) -> bool:
     return str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification")
 
 
+def _refuse_without_head(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raises `CheckpointError` for an encoder alone: sentence-transformers would add a random head (A12).
+
+    A causal model scores by its logits for "yes" and "no" and needs no other head.
+    """
+    if _is_classifier(config) or str((config.get("architectures") or [""])[0]).endswith("ForCausalLM"):
+        return
+    raise CheckpointError(
+        f"{folder} has architecture {config.get('architectures')}, which holds no classification head; "
+        "a reranker needs one (…ForSequenceClassification, or a modules.json that ends in scores). "
+        "A random head is never put on it"
+    )
+
+
 def _read_plain(
     folder: Path,
     role: Role,
@@ -198,30 +233,26 @@ def _read_plain(
             )
         normalizes = bool(config.get("normalize", True))
         return _static_checkpoint(folder, "", (Normalize(),) * normalizes, {}, drops_unknown_token=True)
+    if role == "reranker":
+        _refuse_without_head(folder, config)
     encoder = encoder_config(config, str(config_file))
     if role == "reranker":
-        if not _is_classifier(config):
-            raise CheckpointError(
-                f"{folder} has architecture {config.get('architectures')}, which holds no classification head; "
-                "a reranker needs one (…ForSequenceClassification, or a modules.json that ends in scores). "
-                "A random head is never put on it"
-            )
         pooling, steps = classic_head(config, str(config_file))
         model = ModelConfig(encoder, pooling, steps)
         activation = _reranker_activation(st_config, config, model.output_size, str(folder))
     else:
         model, activation = ModelConfig(encoder, ("mean",), ()), "identity"
-    if settings is None:
-        settings = read_transformer_settings(folder)
     return Checkpoint(
         folder=at or folder,
         role=role,
         model=model,
-        text=_text_config(folder, model, settings),
+        # Without a modules.json sentence-transformers never looks at sentence_bert_config.json.
+        text=_text_config(folder, model, settings or {}),
         activation=activation,
         prompts=st_config.get("prompts") or {},
         default_prompt_name=st_config.get("default_prompt_name"),
         similarity=st_config.get("similarity_fn_name") or "cosine",
+        truncate_dim=st_config.get("truncate_dim"),
         root_folder="" if at is None else str(folder.relative_to(at)) if folder != at else "",
     )
 
@@ -256,6 +287,7 @@ def _static_checkpoint(
         prompts=st_config.get("prompts") or {},
         default_prompt_name=st_config.get("default_prompt_name"),
         similarity=st_config.get("similarity_fn_name") or "cosine",
+        truncate_dim=st_config.get("truncate_dim"),
         root_folder=root_folder,
     )
 
@@ -277,30 +309,61 @@ def _folded_table(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _text_config(folder: Path, model: ModelConfig, settings: Mapping[str, Any]) -> TextConfig:
     """The tokenizer's settings; the limit is the first of those that sentence-transformers honours (A5)."""
-    tokenizer = read_json(folder / TOKENIZER_CONFIG, default={})
+    tokenizer, config = read_json(folder / TOKENIZER_CONFIG, default={}), read_json(folder / CONFIG)
     encoder = model.encoder
     assert not isinstance(encoder, StaticConfig)
     text_settings = ((settings.get("processing_kwargs") or {}).get("text")) or {}
     if unknown := set(text_settings) - {"max_length", "truncation", "padding"}:
         raise UnsupportedModelError(f"{folder}: processing_kwargs.text sets {sorted(unknown)}")
-    limit = text_settings.get("max_length") or settings.get("max_seq_length")
+    processor = settings.get("processor_kwargs") or settings.get("tokenizer_args") or {}
+    limit = (
+        text_settings.get("max_length") or processor.get("model_max_length") or settings.get("max_seq_length")
+    )
     if limit is None:
         declared = tokenizer.get("model_max_length")
         # transformers writes 10^30 for "no limit"
         limit = int(declared) if declared is not None and declared < 1e9 else None
-        positions = read_json(folder / CONFIG).get("max_position_embeddings")
+        positions = config.get("max_position_embeddings")
         limit = min((value for value in (limit, positions) if value is not None), default=None)
     if encoder.max_positions is not None:
         limit = encoder.max_positions if limit is None else min(limit, encoder.max_positions)
-    # A tokenizer that lists its inputs without token_type_ids feeds none, and the model sees segment 0.
+    class_name = _tokenizer_class(tokenizer, config)
+    # A tokenizer whose inputs do not include token_type_ids feeds none, and the model sees segment 0 (B7).
+    # The generic class of transformers 5 is such a one unless its config says otherwise.
     inputs = tokenizer.get("model_input_names")
-    has_segments = encoder.type_vocab_size > 1 and (inputs is None or "token_type_ids" in inputs)
+    if inputs is None:
+        inputs = ("token_type_ids",) if class_name in _CLASSES_WITH_SEGMENTS else ()
     return TextConfig(
         max_length=limit,
         lowercases=bool(settings.get("do_lower_case", False)),
-        has_segments=has_segments,
+        has_segments=encoder.type_vocab_size > 1 and "token_type_ids" in inputs,
         truncation_side=tokenizer.get("truncation_side", "right"),
+        class_name=class_name,
     )
+
+
+# The classes of transformers 5 that give token_type_ids unasked; the others named BERT's are the same one.
+_CLASSES_WITH_SEGMENTS = ("BertTokenizer", "ConvBertTokenizer", "DebertaTokenizer", "DebertaV2Tokenizer")
+_SAME_AS_BERT = ("ElectraTokenizer", "MobileBertTokenizer", "SqueezeBertTokenizer", "LayoutLMTokenizer")
+_CLASS_OF_MODEL = {
+    "bert": "BertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+    "camembert": "CamembertTokenizer",
+}
+
+
+def _tokenizer_class(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """The class that transformers 5 loads the tokenizer with: the one named, else the model type's own."""
+    named = tokenizer.get("tokenizer_class") or config.get("tokenizer_class")
+    if config.get("model_type") == "modernbert":  # generic whatever is named: many name a wrong one
+        return ""
+    if named is None:
+        return _CLASS_OF_MODEL.get(str(config.get("model_type")), "")
+    class_name = str(named).removesuffix("Fast")
+    if class_name in ("PreTrainedTokenizer", "TokenizersBackend"):
+        return ""
+    return "BertTokenizer" if class_name in _SAME_AS_BERT else class_name
 
 
 def _reranker_activation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from runoff.checkpoint.config import (
     POOLING_MODES,
@@ -31,9 +31,12 @@ class Module:
 
 
 def read_modules(folder: Path) -> list[Module]:
-    rows = read_json(folder / MODULES)
     modules = []
-    for row in rows if isinstance(rows, list) else []:
+    for row in read_json(folder / MODULES, kind=list):
+        if not isinstance(row, dict):
+            raise CheckpointError(
+                f"{folder / MODULES} must list objects, got {row!r:.80}: the file is damaged"
+            )
         kind, name = str(row.get("type", "")), str(row.get("path", ""))
         if (
             not kind.startswith("sentence_transformers.")
@@ -53,11 +56,13 @@ def read_modules(folder: Path) -> list[Module]:
         )
         modules.append(Module(kind.rsplit(".", 1)[-1], name, config))
     if not modules:
-        raise CheckpointError(f"{folder / MODULES} must be a list of modules, got {type(rows).__name__}")
+        raise CheckpointError(f"{folder / MODULES} lists no module: the file is damaged")
     return modules
 
 
-def modular_model(folder: Path, modules: list[Module]) -> tuple[ModelConfig, tuple[str, ...]]:
+def modular_model(
+    folder: Path, modules: list[Module], role: Literal["reranker", "embedder"]
+) -> tuple[ModelConfig, tuple[str, ...]]:
     """Transformer -> Pooling -> steps as a `ModelConfig`, and the folders that hold step weights."""
     kinds = [module.kind for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"]:
@@ -76,9 +81,10 @@ def modular_model(folder: Path, modules: list[Module]) -> tuple[ModelConfig, tup
             steps.append(Normalize())
             continue
         if module.kind == "Dense":
-            steps.append(_dense_step(module, where))
+            is_last = module is modules[-1]
+            steps.append(_dense_step(module, where, ends_in_scores=role == "reranker" and is_last))
         elif module.kind == "LayerNorm":
-            steps.append(LayerNorm(module.folder, int(module.config["dimension"])))
+            steps.append(LayerNorm(module.folder, _whole_number(module.config, "dimension", where)))
         elif module.kind == "Dropout":  # does nothing outside training
             continue
         else:
@@ -100,8 +106,28 @@ def _check_transformer_settings(settings: Mapping[str, Any], folder: Path) -> No
             raise UnsupportedModelError(
                 f"{folder}: modality_config asks for {key}={text[key]!r}, not {value!r}"
             )
-    if settings.get("query_expansion"):
-        raise UnsupportedModelError(f"{folder}: query_expansion is set (a multi-vector model)")
+    for key in ("query_expansion", "query_length", "document_length"):
+        if settings.get(key):
+            raise UnsupportedModelError(f"{folder}: {key} is set, which only sentence-transformers applies")
+    for name, known in _KNOWN_SETTINGS.items():
+        given = settings.get(name) or {}
+        if unknown := sorted(set(given) - known - {"trust_remote_code"}):
+            raise UnsupportedModelError(f"{folder}: the Transformer module's {name} sets {unknown}")
+
+
+# What a saved Transformer module may pass on to transformers without changing any score here.
+_KNOWN_SETTINGS = {
+    name: known
+    for names, known in (
+        (
+            ("model_kwargs", "model_args"),
+            {"dtype", "torch_dtype", "attn_implementation", "add_pooling_layer", "use_safetensors"},
+        ),
+        (("processor_kwargs", "tokenizer_args"), {"model_max_length"}),
+        (("config_kwargs", "config_args"), set[str]()),
+    )
+    for name in names
+}
 
 
 def _pooling_modes(module: Module, folder: Path) -> tuple[str, ...]:
@@ -133,14 +159,22 @@ def _pooling_modes(module: Module, folder: Path) -> tuple[str, ...]:
 _LEGACY_ORDER = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 
 
-def _dense_step(module: Module, where: str) -> Dense:
+def _whole_number(config: Mapping[str, Any], key: str, where: str) -> int:
+    value = config.get(key)
+    if not isinstance(value, int) or value <= 0:
+        raise CheckpointError(f"{where}: {key} must be a positive whole number, got {value!r}")
+    return value
+
+
+def _dense_step(module: Module, where: str, ends_in_scores: bool) -> Dense:
     config = module.config
-    for key in ("in_features", "out_features"):
-        if not isinstance(config.get(key), int):
-            raise CheckpointError(f"{where}: {key} must be a whole number, got {config.get(key)!r}")
-    source = config.get("module_input_name", "sentence_embedding")
-    if source != "sentence_embedding":
-        raise UnsupportedModelError(f"{where}: module_input_name {source!r}")
+    in_features, out_features = (_whole_number(config, key, where) for key in ("in_features", "out_features"))
+    # A step that reads or writes anything else would not be part of the chain that we compute.
+    names = {"module_input_name": "sentence_embedding"}
+    names["module_output_name"] = "scores" if ends_in_scores else "sentence_embedding"
+    for key, expected in names.items():
+        if (config.get(key) or "sentence_embedding") != expected:
+            raise UnsupportedModelError(f"{where}: {key} {config[key]!r}, expected {expected!r}")
     # sentence-transformers' Dense is a tanh layer unless its config says otherwise (notes A7).
     activation = config.get("activation_function") or "torch.nn.modules.activation.Tanh"
     if not activation.startswith("torch."):
@@ -149,8 +183,8 @@ def _dense_step(module: Module, where: str) -> Dense:
         )
     return Dense(
         module.folder,
-        config["in_features"],
-        config["out_features"],
+        in_features,
+        out_features,
         activation_name(activation, where),
         bool(config.get("bias", True)),
         bool(config.get("use_residual", False)),

@@ -22,7 +22,7 @@ EXAMPLES = """\
 start here:
   runoff demo                                                  a search, before and after reranking
   runoff rank "who wrote Emma" "Jane Austen" "Emma Stone"      which text answers best
-  runoff index notes.index ~/notes                             index a folder of your own ...
+  runoff index notes.index --from ~/notes                      index a folder of your own ...
   runoff search "when is the boiler due" --index notes.index   ... and search it
 
 Every command explains itself: runoff COMMAND --help.

@@ -62,7 +62,14 @@ def open_terminal() -> Terminal:
 def print_json(record: Any, indent: int | None = 2) -> None:
     """One JSON value on stdout; `indent` None keeps it on a line."""
     is_unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "").startswith("utf")
-    sys.stdout.write(json.dumps(record, ensure_ascii=not is_unicode, indent=indent) + "\n")
+    # Dates and the like, which metadata may hold, have no form of their own in JSON.
+    text = json.dumps(record, ensure_ascii=not is_unicode, indent=indent, default=str)
+    sys.stdout.write(text + "\n")
+
+
+def note(message: str) -> None:
+    """One line on stderr that is no part of the answer."""
+    sys.stderr.write(f"runoff: {message}\n")
 
 
 def paragraph(terminal: Terminal, text: str, indent: int, lines: int, style: str = "") -> None:
@@ -81,7 +88,13 @@ class RichTerminal:
         from rich.console import Console
 
         self.width = width
-        self._console = Console(
+        class PipedConsole(Console):
+            """rich would end the process with exit code 1 itself."""
+
+            def on_broken_pipe(self) -> None:
+                raise BrokenPipeError
+
+        self._console = PipedConsole(
             file=sys.stdout, width=width, markup=False, highlight=False, emoji=False, soft_wrap=True
         )
 

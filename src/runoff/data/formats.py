@@ -12,6 +12,7 @@ from runoff.data.files import FILE_READERS, file_documents
 from runoff.data.passages import PassageRule, passage_spans
 from runoff.data.records import (
     RECORD_READERS,
+    UNREADABLE,
     Columns,
     csv_records,
     jsonl_records,
@@ -66,18 +67,30 @@ def _documents(source: Path, columns: Columns, passages: PassageRule | None) -> 
         yield from _of_file(corpus, corpus.name, columns, passages)
         return
     for file in _visible_files(source):
-        yield from _of_file(file, file.relative_to(source).as_posix(), columns, passages)
+        if isinstance(file, BadRow):
+            yield file
+        else:
+            yield from _of_file(file, file.relative_to(source).as_posix(), columns, passages)
 
 
-def _visible_files(folder: Path) -> Iterator[Path]:
+def _visible_files(folder: Path) -> Iterator[Path | BadRow]:
     """Files under `folder`, sorted by name within each folder; hidden files and folders are passed over."""
-    for entry in sorted(folder.iterdir()):
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        yield BadRow(str(folder), None, f"the folder cannot be read: {error.strerror or error}")
+        return
+    for entry in entries:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _visible_files(entry)
-        else:
+            # A link to a folder above would lead round in circles.
+            if not (entry.is_symlink() and folder.resolve().is_relative_to(entry.resolve())):
+                yield from _visible_files(entry)
+        elif entry.is_file():
             yield entry
+        else:
+            yield BadRow(str(entry), None, "not a file that can be read (a broken link, a pipe or a device)")
 
 
 def _of_file(
@@ -133,7 +146,10 @@ def read_queries(path: str | Path) -> list[Query]:
         file = file / "queries.jsonl"
     if not file.is_file():
         raise InputError(f"expected a file of queries, or a folder with queries.jsonl, at {path}; found none")
-    queries = list(_queries(file))
+    try:
+        queries = list(_queries(file))
+    except UNREADABLE as error:
+        raise InputError(f"{file} cannot be read (any further): {error}. Check the file.") from error
     if not queries:
         raise InputError(f"no queries found in {file}: expected at least one line. Is it the right file?")
     ids = [query.id for query in queries]

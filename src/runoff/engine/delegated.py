@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from runoff.contracts import FloatArray, MissingExtraError, Pair
+from runoff.contracts import CheckpointError, FloatArray, MissingExtraError, Pair
 from runoff.engine.choose import Choice
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class DelegatedReranker:
         from sentence_transformers import CrossEncoder
 
         self._model = CrossEncoder(os.fspath(name_or_path), **_with_dtype(choice, options))
+        _refuse_random_head(self._model, Path(name_or_path))
 
     @property
     def num_labels(self) -> int:
@@ -88,7 +90,14 @@ class DelegatedEmbedder:
 
     @property
     def dimension(self) -> int:
-        return int(self._model.get_embedding_dimension() or 0)
+        """Numbers per vector before any are cut off."""
+        with self._model.truncate_embeddings(None):
+            return int(self._model.get_embedding_dimension() or 0)
+
+    @property
+    def truncate_dim(self) -> int | None:
+        size: int | None = self._model.truncate_dim
+        return size
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -113,6 +122,30 @@ class DelegatedEmbedder:
         return np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
 
 
+def _refuse_random_head(model: Any, folder: Path) -> None:
+    """Raises `CheckpointError` where transformers made up the weights of a classification head.
+
+    It only logs that a checkpoint lacks them.
+    """
+    from safetensors import safe_open
+
+    network = model.transformers_model
+    files = sorted(folder.glob("*.safetensors"))
+    if not files or network is None or not type(network).__name__.endswith("ForSequenceClassification"):
+        return
+    stored: set[str] = set()
+    for file in files:
+        with safe_open(str(file), framework="np") as tensors:
+            stored.update(tensors.keys())
+    body = f"{network.base_model_prefix}."
+    missing = [name for name in network.state_dict() if not name.startswith(body) and name not in stored]
+    if missing:
+        raise CheckpointError(
+            f"the weights of {folder} lack its head ({', '.join(sorted(missing)[:4])}); transformers would score by "
+            "random ones. Get the checkpoint again from its source"
+        )
+
+
 def _with_dtype(choice: Choice, options: dict[str, Any]) -> dict[str, Any]:
     model_kwargs = dict(options.get("model_kwargs") or {})
     if options.get("backend", "torch") == "torch" and not {"dtype", "torch_dtype"} & set(model_kwargs):
@@ -133,4 +166,7 @@ def to_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
 
 def apply_to_tensor(function: Callable[[Any], Any], array: FloatArray) -> FloatArray:
     """`function` of torch tensors applied to an array: how torch activations see our scores."""
-    return np.asarray(function(to_tensor(array)).detach().cpu().numpy(), dtype=np.float32)
+    result = function(to_tensor(array))
+    if hasattr(result, "detach"):  # a function that knows numpy alone answers with an array
+        result = result.detach().cpu().numpy()
+    return np.asarray(result, dtype=np.float32)

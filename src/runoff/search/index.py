@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from runoff.contracts import (
     InputError,
     Scorer,
     TextEmbedder,
-    TokenizerMismatchError,
 )
+from runoff.search.checks import check_free, check_same, tokenizer_name
 from runoff.search.ingest import Ingest, IngestOptions, IngestReport
 from runoff.search.rows import (
     documents_of,
@@ -33,9 +34,10 @@ from runoff.search.settings import (
     State,
     TokenizerName,
     checked_language,
+    clear_drafts,
     load_settings,
 )
-from runoff.search.table import LOCK_FILE, Table, preload, store_errors, writer_lock
+from runoff.search.table import Table, preload, read_errors, store_errors, writer_lock
 
 __all__ = ["Index", "IndexInfo", "IngestOptions", "IngestReport", "preload"]
 
@@ -79,6 +81,7 @@ class Index:
         self._table = table
         self._tokenizer = tokenizer
         self._embedder = embedder
+        table.on_moved = self.refresh
 
     # --- create and open -----------------------------------------------------------------------------
 
@@ -99,19 +102,22 @@ class Index:
         """
         folder = Path(path)
         settings = Settings(
-            tokenizer=_tokenizer_name(tokenizer),
+            tokenizer=tokenizer_name(tokenizer),
             embedder=EmbedderName(embedder.name, embedder.dimension) if embedder else None,
             language=checked_language(language),
         )
         if (folder / SETTINGS_FILE).exists():
             return cls._open_as(folder, settings, tokenizer, embedder, exist_ok)
-        _check_free(folder)
         with store_errors("create an index", folder):
+            check_free(folder)
             folder.mkdir(parents=True, exist_ok=True)
-        with writer_lock(folder), store_errors("create an index", folder):
-            settings = settings.saved_in(folder)
-            table = Table.create(folder, table_schema(settings), settings.language)
-            settings = settings.with_state("complete").saved_in(folder)
+        with writer_lock(folder):
+            # Another process may have made it since the first look, and even filled it.
+            is_new = not (folder / SETTINGS_FILE).exists()
+            if is_new:
+                table, settings = _create_table(folder, settings)
+        if not is_new:
+            return cls._open_as(folder, settings, tokenizer, embedder, exist_ok)
         return cls(folder, settings, table, tokenizer, embedder)
 
     @classmethod
@@ -121,16 +127,17 @@ class Index:
         """The index at `path`. `tokenizer` and `embedder` are needed for adding, not for reading, and
         must be the ones the index was made with."""
         folder = Path(path)
-        settings = load_settings(folder)
-        _check_same(folder, settings, tokenizer, embedder)
+        with read_errors(folder):
+            settings = load_settings(folder)
+        check_same(folder, settings, tokenizer, embedder)
         if settings.state == "creating":
-            # The process that made it was killed between its two files; there are no documents yet.
             with writer_lock(folder):
-                table = Table.create(folder, table_schema(settings), settings.language)
-                settings = settings.with_state("complete").saved_in(folder)
-        else:
-            table = Table.open(folder)
-        return cls(folder, settings, table, tokenizer, embedder)
+                # Read again under the lock: only now is it certain that no living process is creating it.
+                settings = load_settings(folder)
+                if settings.state == "creating":
+                    # The one that did was killed between its two files; there are no documents yet.
+                    _, settings = _create_table(folder, settings)
+        return cls(folder, settings, Table.open(folder), tokenizer, embedder)
 
     @classmethod
     def _open_as(
@@ -178,17 +185,18 @@ class Index:
     ) -> IngestReport:
         self._check_can_add()
         with writer_lock(self.path):
-            self._table.refresh()
+            self._see_others()
             state_before = self.settings.state
             self._set_state("incomplete")
-            ingest = Ingest(
-                self._table, self._tokenizer, self._embedder, replaces, options or IngestOptions()
-            )
+            tokenizer = self._tokenizer if self.settings.tokenizer else None
+            ingest = Ingest(self._table, tokenizer, self._embedder, replaces, options or IngestOptions())
             try:
                 report = ingest.run(documents)
-            except InputError:
+            except BaseException:
                 if not (ingest.report.added or ingest.report.updated):
-                    self._set_state(state_before)
+                    # On a full disk this fails as well; the first error says so already.
+                    with suppress(IndexStoreError):
+                        self._set_state(state_before)
                 raise
             self._table.optimize(self.settings.language)
             self._set_state("complete")
@@ -220,9 +228,9 @@ class Index:
 
         Killed midway, the index has no stored tokens and queries tokenise texts until it is run again.
         """
-        named = _tokenizer_name(tokenizer)
+        named = tokenizer_name(tokenizer)
         with writer_lock(self.path):
-            self._table.refresh()
+            self.refresh()
             self._save(Settings(None, self.settings.embedder, self.settings.language, self.settings.state))
 
             def compute(texts: list[str]) -> object:
@@ -285,13 +293,23 @@ class Index:
 
     def refresh(self) -> None:
         """Sees what other processes have written since this index was opened."""
-        self.settings = load_settings(self.path)
-        self._table.refresh()
+        with read_errors(self.path):
+            found = None
+            # Until both files are of one time: token ids must not be read under another tokenizer's name.
+            while self.settings != found:
+                self.settings = load_settings(self.path)
+                self._table.refresh()
+                found = load_settings(self.path)
 
     @property
     def tokenizer(self) -> TokenizerName | None:
         """Whose token ids are stored; None: none are."""
         return self.settings.tokenizer
+
+    @property
+    def version(self) -> int:
+        """Another number after every write."""
+        return int(self._table.dataset.version)
 
     def info(self) -> IndexInfo:
         """Counts, sizes and settings."""
@@ -308,6 +326,14 @@ class Index:
         )
 
     # --- inside --------------------------------------------------------------------------------------
+
+    def _see_others(self) -> None:
+        """Refreshes, under the lock, what will be written back: another process may have retokenised."""
+        with store_errors("write to the index", self.path):
+            clear_drafts(self.path)
+        self.refresh()
+        check_same(self.path, self.settings, self._tokenizer, self._embedder)
+        self._check_can_add()
 
     def _set_state(self, state: State) -> None:
         self._save(self.settings.with_state(state))
@@ -329,55 +355,12 @@ class Index:
                 )
 
 
-def _tokenizer_name(tokenizer: Scorer | None) -> TokenizerName | None:
-    if tokenizer is None:
-        return None
-    if tokenizer.tokenizer_fingerprint is None:
-        raise InputError(
-            f"{tokenizer.name!r} takes texts only, so its tokens cannot be stored. Leave tokenizer out."
-        )
-    return TokenizerName(tokenizer.name, tokenizer.tokenizer_fingerprint)
-
-
-def _check_free(folder: Path) -> None:
-    """A folder with anything but leftovers of our own is somebody else's."""
-    if folder.exists() and not folder.is_dir():
-        raise IndexStoreError(f"expected a folder for the index, {folder} is a file. Choose another path.")
-    others = [each.name for each in folder.iterdir()] if folder.is_dir() else []
-    if foreign := [name for name in others if name not in (LOCK_FILE,) and not name.endswith(".draft")]:
-        raise IndexStoreError(
-            f"{folder} is not empty ({', '.join(sorted(foreign)[:5])}) and is not an index. "
-            "Choose a new folder for the index."
-        )
-
-
-def _check_same(
-    folder: Path, settings: Settings, tokenizer: Scorer | None, embedder: TextEmbedder | None
-) -> None:
-    if tokenizer is not None:
-        check_tokenizer(settings.tokenizer, tokenizer, folder)
-    if embedder is None:
-        return
-    given = EmbedderName(embedder.name, embedder.dimension)
-    if settings.embedder != given:
-        stored = settings.embedder
-        found = f"vectors of {stored.name!r} [{stored.dimension}]" if stored else "no vectors"
-        raise IndexStoreError(
-            f"the index at {folder} stores {found}; the embedder given is {given.name!r} "
-            f"[{given.dimension}]. Use the embedder it was made with, or make another index."
-        )
-
-
-def check_tokenizer(stored: TokenizerName | None, scorer: Scorer, folder: Path | str) -> None:
-    """Raises `TokenizerMismatchError` where stored token ids are not those `scorer` would make."""
-    if stored is not None and stored.fingerprint != scorer.tokenizer_fingerprint:
-        raise TokenizerMismatchError(
-            f"the index at {folder} stores token ids of {stored.name!r} (tokenizer "
-            f"{stored.fingerprint[:12]}); {scorer.name!r} has another tokenizer "
-            f"({str(scorer.tokenizer_fingerprint)[:12]}), to which they would be other words. Either score "
-            'from the texts (tokens="text"), or replace the stored ids: '
-            f"runoff index {folder} --retokenize --model {scorer.name}"
-        )
+def _create_table(folder: Path, settings: Settings) -> tuple[Table, Settings]:
+    """The empty table and its settings, both on the disk. Call it under `writer_lock`."""
+    with store_errors("create an index", folder):
+        settings = settings.with_state("creating").saved_in(folder)
+        table = Table.create(folder, table_schema(settings), settings.language)
+        return table, settings.with_state("complete").saved_in(folder)
 
 
 def _id_filters(ids: Sequence[str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from runoff.contracts import BadRow, Document, InputError, Scorer, TextEmbedder
 from runoff.search.rows import Hashes, MetadataTypes, hashes_of, id_key, rows_of, stored_value
-from runoff.search.table import Table
+from runoff.search.table import Table, store_errors
 
 OnBadRow = Literal["report", "stop"]
 KEPT_BAD_ROWS = 1000
@@ -114,8 +115,10 @@ class BadRowLog:
         self._file: TextIO | None = None
 
     def __enter__(self) -> BadRowLog:
-        if self.options.bad_rows_file:
-            self._file = self.options.bad_rows_file.open("w", encoding="utf-8")
+        if path := self.options.bad_rows_file:
+            with store_errors("write the bad rows", path):
+                # A line at a time, so that a run that is killed has told what it found.
+                self._file = path.open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -131,11 +134,10 @@ class BadRowLog:
         self.report.bad += 1
         if len(self.report.bad_rows) < KEPT_BAD_ROWS:
             self.report.bad_rows.append(row)
-        if self._file:
-            import json
-
+        if self._file and self.options.bad_rows_file:
             record = {"source": row.source, "line": row.line, "reason": row.reason}
-            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            with store_errors("write the bad rows", self.options.bad_rows_file):
+                self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 @dataclass(slots=True)
@@ -212,10 +214,13 @@ class Ingest:
             return "an id must be a text that is not empty"
         if not record.text.strip():
             return f"document {record.id!r} has no text"
-        try:
-            f"{record.id}{record.text}{record.title}".encode()
-        except UnicodeEncodeError as error:
-            return f"document {record.id!r} has a half of a character at {error.start} ({error.reason})"
+        names = ("id", "text", "title", "source", "place")
+        texts: dict[str, object] = {name: getattr(record, name) for name in names}
+        for name, value in (texts | _flat(record)).items():
+            try:
+                f"{name}{value}".encode()
+            except UnicodeEncodeError as error:
+                return f"the {name} of document {record.id!r} has half of a character ({error.reason})"
         return None
 
     def _batches(self, accepted: Iterable[tuple[Document, bool]]) -> Iterator[list[tuple[Document, bool]]]:

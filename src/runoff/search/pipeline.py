@@ -12,8 +12,9 @@ import numpy as np
 
 from runoff.contracts import Hit, InputError, Query, Retriever, Scorer, TextEmbedder, TokenIds
 from runoff.ranking import check_finite, rank_scores
+from runoff.search.checks import check_tokenizer
 from runoff.search.fusion import Fusion, FusionRule, z_scores
-from runoff.search.index import Index, check_tokenizer
+from runoff.search.index import Index
 from runoff.search.retrieve import BM25, Candidate, Candidates, Dense, Hybrid, stored_tokenizer
 
 Retrieval = Literal["bm25", "dense", "hybrid"]
@@ -95,7 +96,7 @@ class Search:
             raise InputError(
                 f'retrieve="{self.options.retrieve}" needs the embedder of the vectors: pass embedder=...'
             )
-        self._uses_tokens = self._checked_tokens(self.retriever())
+        self._checked_tokens(self.retriever())
 
     def retriever(self, where: str | None = None) -> Retriever:
         """The first stage, narrowed to the documents that match the filter `where`."""
@@ -144,10 +145,13 @@ class Search:
         with _timed(timings, "total"):
             before: list[Hit] = []
             with _timed(timings, "retrieve"):
+                retriever = self.retriever(where)
                 if top_k:
                     wanted = top_k if self.reranker is None else max(top_k, self.options.depth)
-                    before = list(self.retriever(where).retrieve(query, wanted))
-            hits = before if self.reranker is None else self._reranked(query, before, timings)
+                    before = list(retriever.retrieve(query, wanted))
+            # Asked again for each query: the index may have been retokenised since the last.
+            uses_tokens = self._checked_tokens(retriever)
+            hits = before if self.reranker is None else self._reranked(query, before, uses_tokens, timings)
             hits = [replace(hit, rank=rank) for rank, hit in enumerate(hits[:top_k], start=1)]
         return SearchResult(query, hits, before, timings)
 
@@ -158,14 +162,16 @@ class Search:
         for query in queries:
             yield self.search(query, top_k, where)
 
-    def _reranked(self, query: Query, before: list[Hit], timings: dict[str, float]) -> list[Hit]:
+    def _reranked(
+        self, query: Query, before: list[Hit], uses_tokens: bool, timings: dict[str, float]
+    ) -> list[Hit]:
         """All hits: the first `depth` in the reranker's (or the fused) order, then the rest as they were."""
         assert self.reranker is not None
         head, rest = before[: self.options.depth], before[self.options.depth :]
         if not head:
             return []
         with _timed(timings, "rerank"):
-            scores = np.asarray(self.reranker.score(query.text, [self._input(hit) for hit in head]))
+            scores = np.asarray(self.reranker.score(query.text, [_input(hit, uses_tokens) for hit in head]))
             if scores.shape != (len(head),):
                 raise InputError(
                     f"expected {len(head)} scores from {self.reranker.name!r}, one per document, got shape "
@@ -183,15 +189,17 @@ class Search:
             head = _with_stage(head, "final", final)
         return [*_by_score(head), *rest]
 
-    def _input(self, hit: Hit) -> str | TokenIds:
-        if self._uses_tokens and hit.tokens is not None:
-            return hit.tokens
-        if hit.text is None:
-            raise InputError(
-                f"hit {hit.id!r} has no text to rerank. Give the retriever the texts, "
-                "such as TrecRun(run, documents=index)."
-            )
-        return hit.text
+
+def _input(hit: Hit, uses_tokens: bool) -> str | TokenIds:
+    """What the reranker gets of a hit."""
+    if uses_tokens and hit.tokens is not None:
+        return hit.tokens
+    if hit.text is None:
+        raise InputError(
+            f"hit {hit.id!r} has no text to rerank. Give the retriever the texts, "
+            "such as TrecRun(run, documents=index)."
+        )
+    return hit.text
 
 
 def _with_stage(hits: Sequence[Hit], stage: str, scores: Sequence[float] | np.ndarray) -> list[Hit]:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TEXT_COLUMNS = ("id", "text", "title", "source", "place")
-RESERVED = frozenset((*TEXT_COLUMNS, "content_hash", "place_hash", "tokens", "vector")).union(
-    ("_rowid", "_rowaddr", "_score", "_distance")
-)
-"""Column names that metadata cannot have."""
+RESERVED = frozenset((*TEXT_COLUMNS, "content_hash", "place_hash", "tokens", "vector", "_score", "_distance"))
+"""Column names that metadata cannot have, besides those that begin as Lance's own row numbers do."""
+
+LANCE_OWN = "_row"
 
 INT64_LIMIT = 2**63
 
@@ -150,7 +150,9 @@ class MetadataTypes:
 
 
 def _name_fault(key: str) -> str | None:
-    if key in RESERVED:
+    if not isinstance(key, str):
+        return f"metadata names must be text, got {key!r}"
+    if key in RESERVED or key.startswith(LANCE_OWN):
         return f"metadata {key!r} is a column that Runoff keeps for itself; rename it"
     if not key or "." in key or "`" in key:
         return f"metadata {key!r} cannot be a column name (empty, or has a dot or a backtick); rename it"

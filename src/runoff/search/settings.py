@@ -66,6 +66,12 @@ class Settings:
         return replace(self, state=state)
 
 
+def clear_drafts(folder: Path) -> None:
+    """Removes what killed processes left of settings half written. Call it under the writer's lock."""
+    for draft in folder.glob(f".{SETTINGS_FILE}.*.draft"):
+        draft.unlink(missing_ok=True)
+
+
 def checked_language(language: str | None) -> str | None:
     """`language` in lower case, or `InputError` listing the ones there are."""
     if language is None or language.lower() in LANGUAGES:

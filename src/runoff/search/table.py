@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from runoff.contracts import FloatArray, IndexStoreError, InputError, MissingExtraError
+from runoff.contracts import FloatArray, IndexStoreError, InputError, MissingExtraError, RunoffError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,6 +31,10 @@ ROWS_PER_FRAGMENT = 1 << 18
 
 
 NOTHING_LOST = "The index still opens and holds every batch committed before this."
+UNREADABLE = (
+    "Nothing was changed. Check that you may read the folder; if its files are damaged or gone, restore them "
+    "from a copy, or make the index anew from its sources in another folder."
+)
 # By what the system says, in Rust's words and in Python's.
 _FULL = "The disk is full: free space, then run the same command again; it completes the rest."
 _READ_ONLY = "The disk is read-only: make it writable, or put the index elsewhere."
@@ -72,14 +76,27 @@ def preload() -> None:
 
 @contextmanager
 def store_errors(action: str, folder: Path) -> Iterator[None]:
-    """Turns what Lance and the disk raise into `IndexStoreError` (or `InputError` for a bad filter)."""
+    """Turns what Lance and the disk raise while something is written into `IndexStoreError`."""
+    with _translated(action, folder, _remedy):
+        yield
+
+
+@contextmanager
+def read_errors(folder: Path) -> Iterator[None]:
+    """Turns what Lance and the disk raise while the index is read into `IndexStoreError`."""
+    with _translated("read the index", folder, lambda _said: UNREADABLE):
+        yield
+
+
+@contextmanager
+def _translated(action: str, folder: Path, advice: Callable[[str], str]) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, (IndexStoreError, InputError, MissingExtraError)):
+        if isinstance(error, RunoffError):
             raise
         said = re.sub(r",? ?(location: )?/\S+\.rs:\d+:\d+", "", str(error)).strip()
-        raise IndexStoreError(f"could not {action} at {folder}: {said}. {_remedy(said)}") from error
+        raise IndexStoreError(f"could not {action} at {folder}: {said}. {advice(said)}") from error
 
 
 def _remedy(said: str) -> str:
@@ -97,19 +114,29 @@ def writer_lock(folder: Path) -> Iterator[None]:
     left behind. Readers need no lock. Without `fcntl` (Windows) nothing is held.
     """
     try:
-        import fcntl
-    except ImportError:
+        file = _locked_file(folder)
+    except ModuleNotFoundError:
         yield
         return
-    with store_errors("write to the index", folder), (folder / LOCK_FILE).open("w") as file:
+    # Not inside `store_errors`: what the caller's own work raises is not the disk's fault.
+    with file:
+        yield
+
+
+def _locked_file(folder: Path) -> TextIO:
+    import fcntl
+
+    with store_errors("write to the index", folder):
+        file = (folder / LOCK_FILE).open("w")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            file.close()
             raise IndexStoreError(
                 f"another process is writing to the index at {folder}. Wait until it is done, then run the "
                 "same command again; reading is possible meanwhile."
             ) from error
-        yield
+        return file
 
 
 class Table:
@@ -118,6 +145,8 @@ class Table:
     def __init__(self, folder: Path, dataset: Any) -> None:
         self.folder = folder
         self.dataset = dataset
+        # What a reader does when its version's files are gone: its owner has more to read anew than this.
+        self.on_moved: Callable[[], None] = self.refresh
 
     @classmethod
     def create(cls, folder: Path, schema: pa.Schema, language: str | None) -> Table:
@@ -135,7 +164,7 @@ class Table:
     @classmethod
     def open(cls, folder: Path) -> Table:
         lance = import_lance()
-        with store_errors("open the index", folder):
+        with read_errors(folder):
             dataset = lance.dataset(
                 str(folder / TABLE_FOLDER),
                 index_cache_size_bytes=INDEX_CACHE_BYTES,
@@ -149,7 +178,7 @@ class Table:
 
     def refresh(self) -> None:
         """Moves to the newest version, which another process may have written."""
-        with store_errors("read the index", self.folder):
+        with read_errors(self.folder):
             self.dataset.checkout_latest()
 
     # --- writing -----------------------------------------------------------------------------------
@@ -239,7 +268,7 @@ class Table:
 
     def bm25_rows(self) -> tuple[int, int]:
         """(rows in the full text index, rows searched without it: correct, but slowly)."""
-        with store_errors("read the index", self.folder):
+        with read_errors(self.folder):
             facts = self.dataset.stats.index_stats(BM25_INDEX)
         return int(facts["num_indexed_rows"]), int(facts["num_unindexed_rows"])
 
@@ -276,23 +305,23 @@ class Table:
             try:
                 with self.filter_errors(where):
                     return self.dataset.scanner(columns=list(columns), filter=where, **scan).to_table()
-            except (OSError, ValueError) as error:  # ArrowInvalid, as which some reach Python, is a ValueError.
+            except (OSError, ValueError) as error:  # Some reach Python as ArrowInvalid, a ValueError.
                 if attempt == "newest version" or "Not found: " not in str(error):
-                    with store_errors("read the index", self.folder):
+                    with read_errors(self.folder):
                         raise
-                self.refresh()
+                self.on_moved()
         raise AssertionError("the second attempt returns or raises")
 
     def batches(self, columns: Sequence[str], where: str | None = None) -> Iterator[pa.RecordBatch]:
         """All rows that match, in insertion order, a batch at a time."""
-        with store_errors("read the index", self.folder), self.filter_errors(where):
+        with read_errors(self.folder), self.filter_errors(where):
             scanner = self.dataset.scanner(
                 columns=list(columns), filter=where, batch_size=2048, batch_readahead=2, scan_in_order=True
             )
             yield from scanner.to_batches()
 
     def count(self, where: str | None = None) -> int:
-        with store_errors("read the index", self.folder), self.filter_errors(where):
+        with read_errors(self.folder), self.filter_errors(where):
             return int(self.dataset.count_rows(filter=where))
 
     def match_text(self, query: str, k: int, where: str | None, columns: Sequence[str]) -> pa.Table:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
 from runoff.contracts import Batch, Encoded, Engine, FloatArray, InputError
+
+logger = logging.getLogger(__name__)
 
 
 def pack(sequences: Sequence[Encoded], rows: Sequence[int]) -> Batch:
@@ -50,6 +53,44 @@ def batches(
         yield pack([sequences[i] for i in chosen], chosen)
 
 
+def halves(batch: Batch) -> tuple[Batch, Batch]:
+    """The first and the second half of a batch's sequences (at least two), each packed again."""
+    middle = len(batch) // 2
+    cut = int(batch.offsets[middle])
+    first = Batch(
+        batch.ids[:cut],
+        batch.type_ids[:cut],
+        batch.positions[:cut],
+        batch.offsets[: middle + 1],
+        batch.rows[:middle],
+    )
+    second = Batch(
+        batch.ids[cut:],
+        batch.type_ids[cut:],
+        batch.positions[cut:],
+        batch.offsets[middle:] - batch.offsets[middle],
+        batch.rows[middle:],
+    )
+    return first, second
+
+
+def forward_in_memory(engine: Engine, batch: Batch) -> FloatArray:
+    """The engine's outputs [B, L]; a batch too large for the memory that is free is run in halves.
+
+    Raises `MemoryError` where a single sequence does not fit.
+    """
+    try:
+        return engine.forward(batch)
+    except MemoryError as error:
+        if len(batch) == 1:
+            raise MemoryError(
+                f"a single sequence of {batch.token_count} tokens does not fit into memory; lower max_length"
+            ) from error
+    # Outside the handler: there the traceback would still hold the failed forward's arrays.
+    logger.info("%d tokens did not fit into memory and are run in halves", batch.token_count)
+    return np.concatenate([forward_in_memory(engine, half) for half in halves(batch)])
+
+
 def forward_all(
     engine: Engine,
     sequences: Sequence[Encoded],
@@ -62,7 +103,7 @@ def forward_all(
     outputs: FloatArray | None = None
     with _progress(len(sequences), shows_progress) as advance:
         for batch in batches(sequences, token_budget, max_sequences):
-            part = engine.forward(batch)
+            part = forward_in_memory(engine, batch)
             if outputs is None:
                 outputs = np.empty((len(sequences), part.shape[1]), np.float32)
             outputs[batch.rows] = part
@@ -71,10 +112,14 @@ def forward_all(
     return outputs
 
 
+def _ignore(_count: int) -> None:
+    """Takes the place of a progress bar that nobody wants to see."""
+
+
 @contextmanager
 def _progress(total: int, is_shown: bool) -> Iterator[Callable[[int], object]]:
     if not is_shown:
-        yield lambda count: None
+        yield _ignore
         return
     from tqdm.auto import tqdm
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ def as_pairs(inputs: Any) -> tuple[bool, list[Any]]:
         inputs = inputs.tolist()
     elif isinstance(inputs, str):
         is_single = True
-    elif isinstance(inputs, Sequence) or hasattr(inputs, "__iter__"):
+    elif hasattr(inputs, "__iter__") and not isinstance(inputs, (Mapping, Set, bytes)):
         inputs = list(inputs)
         is_single = len(inputs) > 0 and not isinstance(inputs[0], (list, tuple, np.ndarray))
     else:
@@ -88,7 +88,7 @@ def encode_pairs(
     Raises `InputError` for ids that are no ids of this tokenizer, and what `Tokenizer.encode_pair` raises.
     """
     keys = [_key(pair) for pair in pairs]
-    distinct = {key: pair for key, pair in zip(keys, pairs, strict=True)}
+    distinct = dict(zip(keys, pairs, strict=True))
     number_of = {key: number for number, key in enumerate(distinct)}
     ids_of = _tokenize_once(tokenizer, list(distinct.values()), prompt)
     sequences: list[Encoded] = []

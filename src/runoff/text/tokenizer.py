@@ -91,6 +91,11 @@ class Tokenizer:
         return self._pair.special_count
 
     @property
+    def has_second_segment(self) -> bool:
+        """Whether the template gives the second text of a pair a segment of its own."""
+        return any(self._pair.text_types)
+
+    @property
     def vocabulary_size(self) -> int:
         return self._backend.get_vocab_size(with_added_tokens=True)
 
@@ -225,49 +230,101 @@ def load_tokenizer(
     lowercases: bool = False,
     has_segments: bool = False,
     truncation_side: str = "right",
+    class_name: str = "",
 ) -> Tokenizer:
-    """The tokenizer of a checkpoint folder: tokenizer.json, or a BERT vocab.txt."""
+    """The tokenizer of a checkpoint folder: tokenizer.json, or a BERT vocab.txt.
+
+    `class_name` is the class that transformers would load it with; "" takes tokenizer.json as it is.
+    """
+    config = _read_config(folder / "tokenizer_config.json")
+    backend = _load_backend(folder)
+    _use_rules_of_class(backend, class_name, config)
+    if lowercases:
+        _prepend_lowercase(backend)
     return Tokenizer(
-        _load_backend(folder, lowercases),
+        backend,
         max_length=max_length,
         has_segments=has_segments,
         truncation_side=truncation_side,
     )
 
 
-def _load_backend(folder: Path, lowercases: bool) -> HFTokenizer:
-    from tokenizers import Tokenizer as HFTokenizer
-    from tokenizers import normalizers
+def _read_config(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not valid JSON ({error}); the file is damaged") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file} must hold a JSON object, got {type(config).__name__}")
+    return config
 
-    config_file, file = folder / "tokenizer_config.json", folder / "tokenizer.json"
-    config: dict[str, Any] = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
+
+def _load_backend(folder: Path) -> HFTokenizer:
+    from tokenizers import Tokenizer as HFTokenizer
+
+    file = folder / "tokenizer.json"
     if file.is_file():
         try:
-            backend = HFTokenizer.from_file(str(file))
+            return HFTokenizer.from_file(str(file))
         except Exception as error:  # the library raises plain Exception for a bad file
             raise CheckpointError(
                 f"{file} cannot be read ({error}); the file is damaged: download it again"
             ) from error
-    elif (folder / "vocab.txt").is_file():
+    if (folder / "vocab.txt").is_file():
         from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
-        lower = bool(config.get("do_lower_case", True))
-        backend = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=lower)._tokenizer
-    else:
-        raise CheckpointError(
-            f"{folder} has no tokenizer.json; Runoff reads fast tokenizers only. Save the tokenizer again with "
-            "transformers (AutoTokenizer.from_pretrained(...).save_pretrained(...)), which writes one"
+        return BertWordPieceTokenizer(str(folder / "vocab.txt"))._tokenizer
+    raise CheckpointError(
+        f"{folder} has no tokenizer.json; Runoff reads fast tokenizers only. Save the tokenizer again with "
+        "transformers (AutoTokenizer.from_pretrained(...).save_pretrained(...)), which writes one"
+    )
+
+
+def _use_rules_of_class(backend: HFTokenizer, class_name: str, config: dict[str, Any]) -> None:
+    """Sets the rules that transformers 5 gives the class, from tokenizer_config.json.
+
+    Its classes keep only the vocabulary and the template of tokenizer.json and build the rest anew, so that
+    a file with other rules (bge-reranker-v2-m3's splits words otherwise) is read differently there.
+    """
+    from tokenizers import models, normalizers, pre_tokenizers
+
+    if class_name in ("BertTokenizer", "DistilBertTokenizer") and isinstance(backend.model, models.WordPiece):
+        backend.normalizer = normalizers.BertNormalizer(
+            clean_text=True,
+            handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+            strip_accents=config.get("strip_accents"),
+            lowercase=config.get("do_lower_case", True),
         )
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    elif class_name == "RobertaTokenizer" and isinstance(backend.model, models.BPE):
+        backend.normalizer = None
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(
+            add_prefix_space=config.get("add_prefix_space", False)
+        )
+    elif class_name in ("XLMRobertaTokenizer", "CamembertTokenizer") and isinstance(
+        backend.model, models.Unigram
+    ):
+        normalizer = backend.normalizer
+        parts = normalizer if isinstance(normalizer, normalizers.Sequence) else [normalizer]
+        backend.normalizer = next((part for part in parts if isinstance(part, normalizers.Precompiled)), None)
+        scheme = "always" if config.get("add_prefix_space", True) else "never"
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace("\u2581", scheme)]
+        )
+
+
+def _prepend_lowercase(backend: HFTokenizer) -> None:
+    """Lower-cases before anything else, as sentence-transformers' `do_lower_case` does (no accent is stripped)."""
+    from tokenizers import normalizers
+
     normalizer = backend.normalizer
-    if isinstance(normalizer, normalizers.BertNormalizer):
-        # BertTokenizer's own settings win over tokenizer.json, as in transformers.
-        if str(config.get("tokenizer_class", "")).startswith("BertTokenizer") and "do_lower_case" in config:
-            normalizer.lowercase = bool(config["do_lower_case"])
-        normalizer.lowercase = normalizer.lowercase or lowercases
-    elif lowercases:
-        parts = [normalizers.Lowercase()] + ([] if normalizer is None else [normalizer])
-        backend.normalizer = normalizers.Sequence(parts)
-    return backend
+    rest: list[Any] = []
+    if normalizer is not None:
+        rest = list(normalizer) if isinstance(normalizer, normalizers.Sequence) else [normalizer]
+    if not any(isinstance(part, normalizers.Lowercase) for part in rest):
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
 
 
 def _read_template(backend: HFTokenizer, pair: bool) -> _Template:

@@ -1,0 +1,149 @@
+"""Writes README's figures from benchmarks/results: the part between its two `figures` comments.
+
+`--check` changes nothing and fails where that part is not what the results say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- figures: python recipes/readme_figures.py -->", "<!-- /figures -->"
+
+Row = dict[str, Any]
+
+
+def rows(name: str) -> list[Row]:
+    """The lines of one result file."""
+    return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def table(head: list[str], body: list[list[str]]) -> str:
+    """A Markdown table; every column but the first is numbers."""
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *body])
+
+
+def machine_of(row: Row) -> str:
+    machine = row["machine"]
+    return machine if isinstance(machine, str) else f"{machine['cpu']}, {machine['cores']} cores"
+
+
+def parity() -> str:
+    full = [row for row in rows("parity") if row["settings"]["form"] == "full"]
+    body = [
+        [
+            row["checkpoint"],
+            f"{row['inputs']:,}",
+            f"{row['tokens'][0]} to {row['tokens'][1]:,}",
+            f"{row['max_difference']:.1e}",
+            "same" if row["same_order"] else "differs",
+        ]
+        for row in full
+    ]
+    head = ["checkpoint", "texts or pairs", "tokens", "largest difference", "order"]
+    return (
+        "### How exact\n\nAgainst sentence-transformers "
+        f"{full[0]['versions']['sentence-transformers']} in fp32: random weights in the true shapes (scores spread over "
+        "about 20 units), and the real all-MiniLM-L6-v2. `python benchmarks/parity.py`\n\n" + table(head, body)
+    )
+
+
+def nano() -> str:
+    judged = [row for row in rows("runoff_nano") if "collection" in row]
+    named: dict[str, dict[str, Row]] = {}
+    for row in judged:
+        named.setdefault(row["collection"], {})[row["system"]] = row
+    body = []
+    for collection, systems in named.items():
+        fused = systems["z(bm25)+1*z(nano)"]
+        low, high = fused["minus_bm25_95"]
+        scores = [f"{systems[name]['ndcg_at_10']:.3f}" for name in ("bm25", "nano")]
+        body.append(
+            [collection, *scores, f"{fused['ndcg_at_10']:.3f}", f"{low:+.3f} to {high:+.3f}", str(fused["queries"])]
+        )
+    head = ["NDCG@10 of BM25's top 100", "BM25", "runoff-nano", "both (z-scores)", "both minus BM25, 95 %", "queries"]
+    return "### runoff-nano\n\n`python recipes/runoff_nano evaluate`, on collections it never saw\n\n" + table(head, body)
+
+
+def install_size() -> str:
+    body = [
+        [
+            "core" if row["set"] == "core" else f"core + `{row['set']}`",
+            f"{row['megabytes']:,.0f} MB",
+            str(row["distributions"]),
+        ]
+        for row in rows("install_size")
+    ]
+    seconds = max(row["import_cpu_seconds"] for row in rows("install_size"))
+    return (
+        "### What an install weighs\n\n"
+        f"`python benchmarks/install_size.py`; `import runoff` takes {seconds * 1e3:.0f} ms of CPU and loads no torch\n\n"
+        + table(["installed", "on disk", "distributions"], body)
+    )
+
+
+def ingest() -> str:
+    full = sorted(
+        (row for row in rows("ingest") if row["documents"] >= 50_000), key=lambda row: int(row["documents"])
+    )
+    body = [
+        [
+            f"{row['documents']:,}",
+            f"{row['documents_a_second']:,}",
+            f"{row['peak_mib']:,} MiB",
+            f"{row['index_bytes'] / 1e6:,.0f} MB",
+            f"{row['bm25_median_ms']:.0f} / {row['bm25_p95_ms']:.0f} ms",
+        ]
+        for row in full
+    ]
+    head = ["documents", "indexed a second", "peak memory", "on disk", "BM25 top 100, median / p95"]
+    return (
+        f"### Indexing\n\nWith the reranker's token ids stored, on {machine_of(full[0])}: `python benchmarks/ingest.py`\n\n"
+        + table(head, body)
+    )
+
+
+def figures() -> str:
+    """The generated part, comments included."""
+    parts = ["## Figures\n\nAll measured by commands of this repository; each line of "
+             "[benchmarks/results](benchmarks/results) has its machine, versions and command."]
+    parts += [parity(), nano(), ingest(), latency(), install_size()]
+    return f"{BEGIN}\n" + "\n\n".join(parts) + f"\n\n{END}"
+
+
+def with_figures(readme: str) -> str:
+    """README's text with that part made anew."""
+    head, begin, rest = readme.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"README.md: expected the comments {BEGIN} and {END}, in this order")
+    return head + figures() + tail
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="say whether README is up to date")
+    check_only = parser.parse_args().check
+    old = README.read_text(encoding="utf-8")
+    new = with_figures(old)
+    if old == new:
+        return 0
+    if check_only:
+        print("README.md: its figures are not those of benchmarks/results; run python recipes/readme_figures.py")
+        return 1
+    draft = README.with_name(".README.md.draft")
+    draft.write_text(new, encoding="utf-8")
+    os.replace(draft, README)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

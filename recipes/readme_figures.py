@@ -19,6 +19,8 @@ BEGIN, END = "<!-- figures: python recipes/readme_figures.py -->", "<!-- /figure
 
 Row = dict[str, Any]
 
+STAGES = ("retrieve", "rerank", "total")
+
 
 def rows(name: str) -> list[Row]:
     """The lines of one result file."""
@@ -51,8 +53,9 @@ def parity() -> str:
     head = ["checkpoint", "texts or pairs", "tokens", "largest difference", "order"]
     return (
         "### How exact\n\nAgainst sentence-transformers "
-        f"{full[0]['versions']['sentence-transformers']} in fp32: random weights in the true shapes (scores spread over "
-        "about 20 units), and the real all-MiniLM-L6-v2. `python benchmarks/parity.py`\n\n" + table(head, body)
+        f"{full[0]['versions']['sentence-transformers']} in fp32: random weights in the true shapes (scores spread "
+        "over about 20 units), and the real all-MiniLM-L6-v2. `python benchmarks/parity.py`\n\n"
+        + table(head, body)
     )
 
 
@@ -67,10 +70,26 @@ def nano() -> str:
         low, high = fused["minus_bm25_95"]
         scores = [f"{systems[name]['ndcg_at_10']:.3f}" for name in ("bm25", "nano")]
         body.append(
-            [collection, *scores, f"{fused['ndcg_at_10']:.3f}", f"{low:+.3f} to {high:+.3f}", str(fused["queries"])]
+            [
+                collection,
+                *scores,
+                f"{fused['ndcg_at_10']:.3f}",
+                f"{low:+.3f} to {high:+.3f}",
+                str(fused["queries"]),
+            ]
         )
-    head = ["NDCG@10 of BM25's top 100", "BM25", "runoff-nano", "both (z-scores)", "both minus BM25, 95 %", "queries"]
-    return "### runoff-nano\n\n`python recipes/runoff_nano evaluate`, on collections it never saw\n\n" + table(head, body)
+    head = [
+        "NDCG@10 of BM25's top 100",
+        "BM25",
+        "runoff-nano",
+        "both (z-scores)",
+        "both minus BM25, 95 %",
+        "queries",
+    ]
+    return (
+        "### runoff-nano\n\n`python recipes/runoff_nano evaluate`, on collections it never saw\n\n"
+        + table(head, body)
+    )
 
 
 def install_size() -> str:
@@ -85,8 +104,8 @@ def install_size() -> str:
     seconds = max(row["import_cpu_seconds"] for row in rows("install_size"))
     return (
         "### What an install weighs\n\n"
-        f"`python benchmarks/install_size.py`; `import runoff` takes {seconds * 1e3:.0f} ms of CPU and loads no torch\n\n"
-        + table(["installed", "on disk", "distributions"], body)
+        f"`python benchmarks/install_size.py`; `import runoff` takes {seconds * 1e3:.0f} ms of CPU and loads no "
+        "torch\n\n" + table(["installed", "on disk", "distributions"], body)
     )
 
 
@@ -106,15 +125,35 @@ def ingest() -> str:
     ]
     head = ["documents", "indexed a second", "peak memory", "on disk", "BM25 top 100, median / p95"]
     return (
-        f"### Indexing\n\nWith the reranker's token ids stored, on {machine_of(full[0])}: `python benchmarks/ingest.py`\n\n"
-        + table(head, body)
+        f"### Indexing\n\nWith the reranker's token ids stored, on {machine_of(full[0])}: "
+        "`python benchmarks/ingest.py`\n\n" + table(head, body)
+    )
+
+
+def latency() -> str:
+    row = rows("search_latency")[-1]
+    typed = row["typed_ms"]
+    body = [
+        [way, *(f"{stages[stage]['median']:.0f} / {stages[stage]['p95']:.0f}" for stage in STAGES)]
+        for way, stages in row["stages_ms"].items()
+    ]
+    return (
+        f"### How long a search takes\n\nOver {row['settings']['documents']:,} Wikipedia leads, "
+        f"{row['settings']['depth']} candidates reranked by runoff-nano, on {machine_of(row)}: "
+        "`python benchmarks/search_latency.py`\n\n"
+        + table(["milliseconds, median / p95", *STAGES], body)
+        + "\n\nFrom typing `runoff search` to the end of its process: "
+        f"{typed['wall']['median'] / 1e3:.2f} s at the median ({typed['wall']['p95'] / 1e3:.2f} s at p95), of which "
+        f"{typed['rerank']['median'] / 1e3:.2f} s are the reranker's and {typed['retrieve']['median']:.0f} ms BM25's."
     )
 
 
 def figures() -> str:
     """The generated part, comments included."""
-    parts = ["## Figures\n\nAll measured by commands of this repository; each line of "
-             "[benchmarks/results](benchmarks/results) has its machine, versions and command."]
+    parts = [
+        "## Figures\n\nAll measured by commands of this repository; each line of "
+        "[benchmarks/results](benchmarks/results) has its machine, versions and command."
+    ]
     parts += [parity(), nano(), ingest(), latency(), install_size()]
     return f"{BEGIN}\n" + "\n\n".join(parts) + f"\n\n{END}"
 
@@ -129,7 +168,9 @@ def with_figures(readme: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="say whether README is up to date")
     check_only = parser.parse_args().check
     old = README.read_text(encoding="utf-8")
@@ -137,7 +178,9 @@ def main() -> int:
     if old == new:
         return 0
     if check_only:
-        print("README.md: its figures are not those of benchmarks/results; run python recipes/readme_figures.py")
+        print(
+            "README.md: its figures are not those of benchmarks/results; run python recipes/readme_figures.py"
+        )
         return 1
     draft = README.with_name(".README.md.draft")
     draft.write_text(new, encoding="utf-8")

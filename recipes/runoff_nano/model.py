@@ -2,7 +2,7 @@
 
 import torch
 
-from start import padded, start_model_folder
+from start import autocast, padded, start_model_folder
 
 
 def start_model(pooling: str):
@@ -57,7 +57,7 @@ def score_pairs(model, encoded: list, chunk_tokens: int = 4096) -> torch.Tensor:
     parts, start = [], 0
     while start < len(order):
         stop = start + max(1, chunk_tokens // len(encoded[order[start]].ids))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             features = model(padded([encoded[i] for i in order[start:stop]]))
         parts.append(features["scores"].float().view(-1))
         start = stop

@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from files import write_atomically
 from first_stage import bm25_index, bm25_search
-from start import SEED, padded, pair_tokenizer, start_model_folder
+from start import SEED, autocast, padded, pair_tokenizer, start_model_folder
 
-PASSAGE_WORDS = (90, 90, 90, 140, 140, 220)  # drawn per passage: cheap on average, yet some pairs are long
+PASSAGE_WORDS = (60, 60, 90, 90, 140, 200)  # drawn per passage: cheap on average, yet some pairs are long
 QUERY_WORDS = 80
 # Sources with many near-alike or synthetic queries are capped, so that short real questions keep their share.
 SOURCE_CAPS = {
@@ -74,7 +74,7 @@ def cut(text: str, words: int) -> str:
 
 
 def embed(texts: list[str], batch_tokens: int = 8192) -> np.ndarray:
-    """Unit vectors [texts, 384] of all-MiniLM-L6-v2, computed in bf16, texts cut at 256 tokens."""
+    """Unit vectors [texts, 384] of all-MiniLM-L6-v2, texts cut at 256 tokens."""
     from transformers import AutoModel
 
     folder = start_model_folder()
@@ -87,7 +87,7 @@ def embed(texts: list[str], batch_tokens: int = 8192) -> np.ndarray:
     while start < len(order):
         rows = order[start : start + max(1, batch_tokens // len(encoded[order[start]].ids))]
         features = padded([encoded[i] for i in rows])
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), autocast():
             hidden = model(**features).last_hidden_state
         mask = features["attention_mask"].unsqueeze(-1)
         mean = (hidden.float() * mask).sum(1) / mask.sum(1)

@@ -36,7 +36,9 @@ def documents() -> list[Document]:
         "words 🎉 e\u0301 ﬁ",
         "[SEP] words [MASK]",
     ]
-    texts += [f"words {sample_text(length, np.random.default_rng(length))}" for length in (3, 40, 200, 420, 700)]
+    texts += [
+        f"words {sample_text(length, np.random.default_rng(length))}" for length in (3, 40, 200, 420, 700)
+    ]
     return [Document(f"d{row}", f"words rivers {text}") for row, text in enumerate(texts)]
 
 

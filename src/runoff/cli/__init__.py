@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from runoff import __version__
 from runoff.cli import demo, index, info, rank, score, search
@@ -94,10 +94,8 @@ def _say(message: str) -> None:
 
 def _drop_stdout() -> None:
     """Whoever read stdout has gone; without this Python complains once more when it exits."""
-    try:
+    with suppress(OSError, ValueError):  # no real file behind it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # no real file behind it
-        pass
 
 
 @contextmanager

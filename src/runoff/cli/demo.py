@@ -56,8 +56,8 @@ def add_to(commands: Commands) -> None:
         "demo",
         run,
         summary="see a search before and after reranking, on documents that are at hand",
-        description="Indexes documents, finds candidates for each question by their words (BM25), has the reranker read\n"
-        "them, and shows both orders side by side, with scores and timings. Without --documents it takes the\n"
+        description="Indexes documents, finds candidates for each question by their words (BM25), has the reranker\n"
+        "read them, and shows both orders side by side, with scores and timings. Without --documents it takes the\n"
         "docstrings of Python's standard library: nothing is downloaded.",
         examples=EXAMPLES,
     )
@@ -71,9 +71,15 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--documents", metavar="PATH", help="a file or folder to search in, as `runoff index --from` takes it"
     )
-    parser.add_argument("--index", metavar="DIR", help="keep the index there (default: it is deleted at the end)")
     parser.add_argument(
-        "--top-k", metavar="K", type=positive, default=5, help="places shown per question (default: %(default)s)"
+        "--index", metavar="DIR", help="keep the index there (default: it is deleted at the end)"
+    )
+    parser.add_argument(
+        "--top-k",
+        metavar="K",
+        type=positive,
+        default=5,
+        help="places shown per question (default: %(default)s)",
     )
     add_model_options(parser)
 
@@ -197,7 +203,9 @@ def _print_end(terminal: Terminal, options: argparse.Namespace, results: list[Se
     terminal.line("next, type:")
     where = options.index or "notes.index"
     if not options.index:
-        terminal.line(Piece(f"  runoff index {where} --from ~/notes", "cyan"), "    a folder or file of your own")
+        terminal.line(
+            Piece(f"  runoff index {where} --from ~/notes", "cyan"), "    a folder or file of your own"
+        )
     terminal.line(Piece(f"  runoff search --index {where}", "cyan"), "    and ask it")
     terminal.line(Piece("  runoff --help", "cyan"))
 

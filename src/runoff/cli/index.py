@@ -59,7 +59,9 @@ def add_to(commands: Commands) -> None:
     _add_actions(parser)
     _add_document_options(parser)
     stored = parser.add_argument_group("what is stored, decided when the index is made")
-    stored.add_argument("--embedder", metavar="NAME", help="store its vectors too, for dense and hybrid search")
+    stored.add_argument(
+        "--embedder", metavar="NAME", help="store its vectors too, for dense and hybrid search"
+    )
     stored.add_argument("--no-tokens", action="store_true", help="store no token ids of a reranker")
     stored.add_argument(
         "--language",
@@ -117,7 +119,9 @@ def _add_document_options(parser: argparse.ArgumentParser) -> None:
         const=PASSAGE_WORDS,
         help=f"cut records too into passages (default for files: {PASSAGE_WORDS} words; records stay whole)",
     )
-    group.add_argument("--bad-rows", metavar="FILE", help="write every record that was left out, as JSON lines")
+    group.add_argument(
+        "--bad-rows", metavar="FILE", help="write every record that was left out, as JSON lines"
+    )
     group.add_argument("--stop-on-bad-row", action="store_true", help="stop at the first one instead")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runoff import __version__
 from runoff.cli.machine import EXTRAS, gpus, installed_version, processor
-from runoff.cli.options import Commands, DEFAULT_MODEL, add_model_options, new_command
+from runoff.cli.options import DEFAULT_MODEL, Commands, add_model_options, new_command
 from runoff.cli.terminal import Piece, Terminal, open_terminal, print_json
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ def _print_machine(terminal: Terminal, facts: Facts) -> None:
     for name, version in extras.items():
         if version is None:
             terminal.line(
-                f"  {'missing':12}  {name}: {EXTRAS[name][1]}. ", Piece(f"pip install 'runoff[{name}]'", "cyan")
+                f"  {'missing':12}  {name}: {EXTRAS[name][1]}. ",
+                Piece(f"pip install 'runoff[{name}]'", "cyan"),
             )
 
 
@@ -165,7 +166,9 @@ def _checkpoint_facts(found: FoundModel, asked: ModelOptions) -> Facts:
 
 
 def _step_name(step: Any) -> str:
-    sizes = f" {step.in_features}->{step.out_features} {step.activation}" if hasattr(step, "out_features") else ""
+    sizes = (
+        f" {step.in_features}->{step.out_features} {step.activation}" if hasattr(step, "out_features") else ""
+    )
     return type(step).__name__ + sizes
 
 
@@ -201,5 +204,3 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, list):
         return " -> ".join(map(str, value)) if name == "head" else ", ".join(map(str, value))
     return str(value)
-
-

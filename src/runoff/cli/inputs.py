@@ -75,7 +75,9 @@ def _candidate(line: Line) -> Candidate:
 
     record = _json(line.text)
     if not isinstance(record, dict):
-        raise InputError(f"{line.place}: expected a JSON object like the lines before, got {line.text[:60]!r}")
+        raise InputError(
+            f"{line.place}: expected a JSON object like the lines before, got {line.text[:60]!r}"
+        )
     text = next((record[key] for key in TEXT_NAMES if key in record), None)
     id = next((record[key] for key in ID_NAMES if key in record), None)
     if not isinstance(text, str):
@@ -99,7 +101,9 @@ def read_pairs(name: str) -> Iterator[Pair]:
             is_json = _json(line.text) is not None
         yield _json_pair(line) if is_json else _tab_pair(line)
     if is_json is None:
-        raise InputError(f"no pairs in {_called(name)}: expected a query, a tab and a document on each line, or JSON")
+        raise InputError(
+            f"no pairs in {_called(name)}: expected a query, a tab and a document on each line, or JSON"
+        )
 
 
 def _tab_pair(line: Line) -> Pair:
@@ -115,7 +119,10 @@ def _tab_pair(line: Line) -> Pair:
 def _json_pair(line: Line) -> Pair:
     record = _json(line.text)
     if isinstance(record, dict):
-        record = [record.get("query"), next((record[key] for key in ("document", "text") if key in record), None)]
+        record = [
+            record.get("query"),
+            next((record[key] for key in ("document", "text") if key in record), None),
+        ]
     if isinstance(record, list) and len(record) == 2 and all(isinstance(text, str) for text in record):
         return record[0], record[1]
     raise InputError(

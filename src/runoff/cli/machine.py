@@ -13,8 +13,11 @@ CPUINFO = Path("/proc/cpuinfo")
 GPUS = Path("/proc/driver/nvidia/gpus")
 
 # Instruction sets that decide how fast a matrix is multiplied, by their names in /proc/cpuinfo (x86, ARM).
-TELLING_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni")
-TELLING_FLAGS += ("amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2")
+_FLAG_NAMES = """
+avx2 fma f16c avx512f avx512_vnni avx512_bf16 avx512_fp16 avx_vnni amx_tile amx_int8 amx_bf16
+asimd asimddp i8mm bf16 sve sve2
+"""
+TELLING_FLAGS = tuple(_FLAG_NAMES.split())
 
 # Extra -> a distribution that only that extra brings.
 EXTRAS = {
@@ -69,7 +72,9 @@ def gpus() -> list[str]:
     names = []
     for file in sorted(GPUS.glob("*/information")) if GPUS.is_dir() else []:
         lines = file.read_text(errors="replace").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("Model")), "unknown")
+        model = next(
+            (line.partition(":")[2].strip() for line in lines if line.startswith("Model")), "unknown"
+        )
         names.append(model)
     return names
 

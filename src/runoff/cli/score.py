@@ -6,6 +6,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from runoff.cli.options import (
     Commands,
@@ -34,8 +35,8 @@ def add_to(commands: Commands) -> None:
         "score",
         run,
         summary="score pairs of a query and a document, in the order given",
-        description="Prints the score of every pair as soon as it is there: a line each, with the score, the query and\n"
-        "the document between tabs, or with --json an object each. To order documents use `runoff rank`.",
+        description="Prints the score of every pair as soon as it is there: a line each, with the score, the query\n"
+        "and the document between tabs, or with --json an object each. To order documents use `runoff rank`.",
         examples=EXAMPLES,
     )
     parser.add_argument("query", metavar="QUERY", nargs="?")
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     activation = "identity" if options.raw else None
     while chunk := list(itertools.islice(stream, CHUNK_PAIRS)):
         shows_progress = len(chunk) == CHUNK_PAIRS and is_terminal(sys.stderr)
-        scores = reranker.predict(chunk, activation_fn=activation, show_progress_bar=shows_progress)
+        scores: Any = reranker.predict(chunk, activation_fn=activation, show_progress_bar=shows_progress)
         for (query, document), score in zip(chunk, scores, strict=True):
             numbers = [float(number) for number in score.reshape(-1)]
             if options.json:

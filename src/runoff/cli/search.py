@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,8 @@ def add_to(commands: Commands) -> None:
         "search",
         run,
         summary="search an index and rerank what is found",
-        description="Finds candidates in an index by their words (or vectors, or both), has the reranker read the best\n"
-        "of them, and shows both orders side by side. Without a query it asks for one after the other.",
+        description="Finds candidates in an index by their words (or vectors, or both), has the reranker read the\n"
+        "best of them, and shows both orders side by side. Without a query it asks for one after the other.",
         examples=EXAMPLES,
     )
     parser.add_argument("query", metavar="QUERY", nargs="?", type=query_text)
@@ -70,7 +71,11 @@ def add_to(commands: Commands) -> None:
         "--top-k", metavar="K", type=positive, help=f"hits per query (default: {TOP_K}; {RUN_TOP_K} in a run)"
     )
     parser.add_argument(
-        "--passages", metavar="N", type=positive, default=3, help="texts shown (default: the best %(default)s)"
+        "--passages",
+        metavar="N",
+        type=positive,
+        default=3,
+        help="texts shown (default: the best %(default)s)",
     )
     _add_search_options(parser)
     add_model_options(parser, f"default: whose tokens the index stores, else {DEFAULT_MODEL}")
@@ -86,7 +91,10 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
         help="candidates by words, by vectors, or both (default: %(default)s)",
     )
     group.add_argument(
-        "--fusion", choices=("rrf", "zscore"), default="rrf", help="how hybrid fuses them (default: %(default)s)"
+        "--fusion",
+        choices=("rrf", "zscore"),
+        default="rrf",
+        help="how hybrid fuses them (default: %(default)s)",
     )
     group.add_argument("--embedder", metavar="NAME", help="of the query's vector (default: the index's own)")
     group.add_argument(
@@ -220,10 +228,8 @@ def _results(
 
 def _asked(options: argparse.Namespace) -> Iterator[str]:
     """Queries from the person at the terminal, until an empty line or the end of input."""
-    try:
+    with suppress(ImportError):
         import readline  # noqa: F401 - its import gives input() a history and line editing
-    except ImportError:
-        pass
     # A prompt on stdout would be no JSON.
     prompt = "" if options.json else "query> "
     note("type a query; an empty line ends")

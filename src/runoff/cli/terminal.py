@@ -88,7 +88,8 @@ class RichTerminal:
         from rich.console import Console
 
         self.width = width
-        class PipedConsole(Console):
+
+        class PipedConsole(Console):  # type: ignore[misc] # rich counts as untyped
             """rich would end the process with exit code 1 itself."""
 
             def on_broken_pipe(self) -> None:
@@ -106,7 +107,11 @@ class RichTerminal:
         from rich.table import Table
 
         table = Table(
-            box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold", width=self._width(columns)
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, 1),
+            header_style="bold",
+            width=self._width(columns),
         )
         for column in columns:
             table.add_column(

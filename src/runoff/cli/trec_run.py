@@ -15,7 +15,7 @@ from runoff.cli.options import is_terminal
 from runoff.cli.terminal import note, open_terminal, print_json
 
 if TYPE_CHECKING:
-    from runoff.contracts import Hit, Query
+    from runoff.contracts import Query
     from runoff.data.trec import Run
     from runoff.search.pipeline import Search, SearchResult
 
@@ -126,7 +126,9 @@ def _check_target(target: Path) -> None:
 
     if target.is_dir() or not target.parent.is_dir():
         found = "a folder" if target.is_dir() else f"no folder {target.parent}"
-        raise InputError(f"cannot write a run to {target}: expected a file in a folder that is there, found {found}")
+        raise InputError(
+            f"cannot write a run to {target}: expected a file in a folder that is there, found {found}"
+        )
 
 
 def _check_ids(search: Search, queries: Sequence[Query]) -> None:

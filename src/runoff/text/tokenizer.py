@@ -10,10 +10,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -307,7 +307,8 @@ def _use_rules_of_class(backend: HFTokenizer, class_name: str, config: dict[str,
         backend.model, models.Unigram
     ):
         normalizer = backend.normalizer
-        parts = normalizer if isinstance(normalizer, normalizers.Sequence) else [normalizer]
+        is_chain = isinstance(normalizer, normalizers.Sequence)
+        parts = cast(Iterable[Any], normalizer) if is_chain else [normalizer]
         backend.normalizer = next((part for part in parts if isinstance(part, normalizers.Precompiled)), None)
         scheme = "always" if config.get("add_prefix_space", True) else "never"
         backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -322,7 +323,8 @@ def _prepend_lowercase(backend: HFTokenizer) -> None:
     normalizer = backend.normalizer
     rest: list[Any] = []
     if normalizer is not None:
-        rest = list(normalizer) if isinstance(normalizer, normalizers.Sequence) else [normalizer]
+        is_chain = isinstance(normalizer, normalizers.Sequence)
+        rest = [*cast(Iterable[Any], normalizer)] if is_chain else [normalizer]
     if not any(isinstance(part, normalizers.Lowercase) for part in rest):
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
 

@@ -36,8 +36,11 @@ help: ## explain the targets
 
 setup: $(FULL) ## install Runoff, its extras and the test tools into .venv (2 GB, 2 to 3 minutes)
 
-demo: $(LIGHT) $(DEMO_DOCUMENTS) ## search 10,000 Wikipedia leads and rerank them; installs no torch (ARGS='--model ID')
-	@$(BIN)/runoff demo $(ARGS)
+demo: $(LIGHT) ## search 10,000 Wikipedia leads and rerank them; installs no torch (ARGS='--model ID')
+	@where='--documents $(DEMO_DOCUMENTS) --index build/demo/demo.index'; \
+	$(BIN)/python recipes/demo_collection.py || { where=; \
+	  echo "demo: searching the documentation of Python's library instead" >&2; }; \
+	$(BIN)/runoff demo $(if $(findstring --documents,$(ARGS)),,$$where) $(ARGS)
 
 test: $(FULL) ## run every test (ARGS='-k name' for some, ARGS="-m 'not slow'" for the quick ones)
 	@$(ONE_THREAD) $(BIN)/pytest -n auto --dist loadfile $(ARGS)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +76,7 @@ class IndexStoreError(RunoffError):
 
 
 class TokenizerMismatchError(IndexStoreError):
-    """An index whose stored token ids come from another tokenizer than the reranker's."""
+    """An index whose stored token ids, if it has any, are not those of the reranker's tokenizer."""
 
 
 class ScoreError(RunoffError):
@@ -133,6 +133,24 @@ class Ranked(NamedTuple):
 
     rows: npt.NDArray[np.int64]
     scores: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class LengthRules:
+    """What becomes of pairs that are too long: what gives way, whether documents become passages, and a limit
+    in tokens where another than the tokenizer's own shall hold. `InputError` for an unknown rule."""
+
+    truncation: Truncation = "longest_first"
+    long_documents: LongDocuments = "truncate"
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("truncation", self.truncation, get_args(Truncation)),
+            ("long_documents", self.long_documents, get_args(LongDocuments)),
+        ):
+            if value not in known:
+                raise InputError(f"{name} must be one of {', '.join(known)}; got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,11 +252,27 @@ class Retriever(Protocol):
         ...
 
 
+class Origin(NamedTuple):
+    """Where a reader found a document: the file, and the line (or row) in it.
+
+    `passages`: how many the file was cut into, once it had been read whole; None for a record.
+    """
+
+    file: str
+    line: int | None = None
+    passages: int | None = None
+
+
+DOCUMENT_TEXTS = ("id", "text", "title", "source", "place")
+"""The parts of a `Document` that are texts; its metadata has other names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """One passage to index: `text` is what is searched and scored (a title is part of it, in front).
 
-    `source` is the file it came from and `place` where in it ("line 12", "page 3", "chars 800-1600").
+    `source` is the file it came from and `place` where in it ("line 12", "page 3", "chars 800-1600"), as
+    they are shown. `origin` is the reader's own account, which is not stored.
     """
 
     id: str
@@ -247,6 +281,7 @@ class Document:
     source: str | None = None
     place: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

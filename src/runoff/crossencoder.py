@@ -11,8 +11,25 @@ import numpy as np
 import numpy.typing as npt
 
 from runoff.activation import Activation, softmax
-from runoff.contracts import CutReport, FloatArray, InputError, LongDocuments, Precision, TokenIds, Truncation
+from runoff.contracts import (
+    CutReport,
+    FloatArray,
+    InputError,
+    LengthRules,
+    LongDocuments,
+    Precision,
+    TokenIds,
+    Truncation,
+)
 from runoff.engine.choose import Choice
+from runoff.legacy import (
+    CALL_NAMES,
+    CONSTRUCTOR_NAMES,
+    CONSTRUCTOR_PLACES,
+    refuse_unknown,
+    takes_older_names,
+    text_processing,
+)
 from runoff.model import FoundModel, ModelOptions, NativeModel, checked_max_length, find, load_native
 from runoff.ranking import check_finite, rank_scores
 from runoff.results import Ranking, Scores
@@ -41,6 +58,7 @@ class CrossEncoder:
     `MissingExtraError` for a model that only the `torch` extra runs.
     """
 
+    @takes_older_names(CONSTRUCTOR_NAMES, CONSTRUCTOR_PLACES)
     def __init__(
         self,
         model_name_or_path: str | os.PathLike[str],
@@ -79,10 +97,8 @@ class CrossEncoder:
             processor_kwargs=processor_kwargs or {},
             config_kwargs=config_kwargs or {},
         )
-        _check_choice("truncation", truncation, ("longest_first", "document", "error"))
-        _check_choice("long_documents", long_documents, ("truncate", "passages"))
+        self._rules = LengthRules(truncation, long_documents)
         self._name = os.fspath(model_name_or_path)
-        self._truncation, self._long_documents = truncation, long_documents
         self._token_budget = token_budget
         self._has_logged_cut = False
         found = find(model_name_or_path, "reranker", self._options)
@@ -170,6 +186,7 @@ class CrossEncoder:
 
     # --- use it -----------------------------------------------------------------------------------
 
+    @takes_older_names(CALL_NAMES)
     def predict(
         self,
         inputs: Sequence[Sequence[str]] | Sequence[str] | npt.NDArray[Any] | str | None = None,
@@ -185,25 +202,26 @@ class CrossEncoder:
         *,
         truncation: Truncation | None = None,
         long_documents: LongDocuments | None = None,
-        **legacy: Any,
+        processing_kwargs: Mapping[str, Any] | None = None,
+        **older: Any,
     ) -> Scores | np.float32 | torch.Tensor | list[torch.Tensor]:
         """Scores of pairs: an array [N] (or [N, L] with several labels); of one pair, one score.
 
         `batch_size` caps the pairs of a packed batch (None: the token budget alone decides); scores do not
-        depend on it. `activation_fn` counts for this call alone. Raises `InputError` for what is no pair of
-        texts, `TruncationError` as `truncation` says, `ScoreError` for scores that are not finite.
+        depend on it. `activation_fn` and `processing_kwargs` ({"text": {"max_length", "truncation"}}) count
+        for this call alone. Raises `InputError` for what is no pair of texts, `TruncationError` as `truncation`
+        says, `ScoreError` for scores that are not finite.
         """
-        inputs = legacy.pop("sentences", inputs)
-        activation_fn = _legacy_activation("predict", activation_fn, legacy)
+        refuse_unknown("predict", older)
         self._check_device(device)
+        max_length, rule = text_processing(processing_kwargs)
         is_single, pairs = as_pairs(inputs)
         logits, cut = self._logits(
             pairs,
             self._prompt(prompt, prompt_name),
             batch_size,
             show_progress_bar,
-            truncation,
-            long_documents,
+            self._rules_of_call(truncation or rule, long_documents, max_length),
         )
         if not pairs:
             return self._converted(np.array([]), cut, convert_to_numpy, convert_to_tensor)
@@ -215,6 +233,7 @@ class CrossEncoder:
         converted = self._converted(scores, cut, convert_to_numpy, convert_to_tensor)
         return converted[0] if is_single else converted
 
+    @takes_older_names(CALL_NAMES)
     def rank(
         self,
         query: str,
@@ -230,7 +249,7 @@ class CrossEncoder:
         *,
         truncation: Truncation | None = None,
         long_documents: LongDocuments | None = None,
-        **legacy: Any,
+        **older: Any,
     ) -> Ranking:
         """The documents from best to worst: [{"corpus_id": int, "score": float[, "text": document]}].
 
@@ -242,17 +261,16 @@ class CrossEncoder:
             raise InputError(
                 f"rank() needs a model with one label, this one has {self.num_labels}; use predict() with pairs"
             )
-        activation_fn = _legacy_activation("rank", activation_fn, legacy)
+        refuse_unknown("rank", older)
         self._check_device(device)
-        documents = list(documents)
+        documents = _listed(documents)
         _, pairs = as_pairs([(query, document) for document in documents])
         logits, cut = self._logits(
             pairs,
             self._prompt(prompt, prompt_name),
             batch_size,
             show_progress_bar,
-            truncation,
-            long_documents,
+            self._rules_of_call(truncation, long_documents),
         )
         activation = self._activation if activation_fn is None else Activation.of(activation_fn)
         raw = logits.reshape(-1)
@@ -270,7 +288,7 @@ class CrossEncoder:
         """Token ids of each text, to be stored and given to `score` in the text's place."""
         if self._native is None:
             raise InputError(f"{self.name} is run by sentence-transformers and takes texts, not token ids")
-        return self._native.tokenizer.tokenize(texts)
+        return self._native.tokenizer.tokenize(_listed(texts))
 
     def score(self, query: str, documents: Sequence[str | TokenIds]) -> Scores:
         """Raw scores (logits, before any activation) [N] of texts or token ids against one query."""
@@ -278,8 +296,8 @@ class CrossEncoder:
             raise InputError(
                 f"score() needs a model with one label, this one has {self.num_labels}; use predict()"
             )
-        pairs = [(query, document) for document in documents]
-        logits, cut = self._logits(pairs, self._prompt(None, None), None, False, None, None)
+        pairs = [(query, document) for document in _listed(documents)]
+        logits, cut = self._logits(pairs, self._prompt(None, None), None, False, self._rules)
         return Scores.of(logits.reshape(-1), cut)
 
     # --- how --------------------------------------------------------------------------------------
@@ -296,67 +314,56 @@ class CrossEncoder:
                 f"CrossEncoder({self.name!r}, device=...)"
             )
 
+    def _rules_of_call(
+        self,
+        truncation: Truncation | None,
+        long_documents: LongDocuments | None,
+        max_length: int | None = None,
+    ) -> LengthRules:
+        """The model's own rules, but for what the call sets."""
+        if max_length is not None and self._native is not None:
+            max_length = checked_max_length(max_length, self._native.checkpoint, self._native.tokenizer)
+        return LengthRules(
+            truncation or self._rules.truncation, long_documents or self._rules.long_documents, max_length
+        )
+
     def _logits(
         self,
         pairs: Sequence[tuple[str, str | TokenIds] | str],
         prompt: str,
         batch_size: int | None,
         show_progress_bar: bool | None,
-        truncation: Truncation | None,
-        long_documents: LongDocuments | None,
+        rules: LengthRules,
     ) -> tuple[FloatArray, CutReport]:
         """Raw outputs [N, L] in the order of `pairs`, and what was cut."""
         if batch_size is not None and batch_size <= 0:
             raise InputError(f"batch_size must be a positive number of pairs, got {batch_size}")
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        truncation = truncation or self._truncation
-        long_documents = long_documents or self._long_documents
-        _check_choice("truncation", truncation, ("longest_first", "document", "error"))
-        _check_choice("long_documents", long_documents, ("truncate", "passages"))
         if not pairs:
             return np.empty((0, self.num_labels), np.float32), CutReport()
         if self._native is None:
-            return self._delegated_logits(
-                pairs, prompt, batch_size, show_progress_bar, truncation, long_documents
+            outputs, cut = self._delegate.logits(
+                pairs,
+                prompt=prompt,
+                batch_size=batch_size or _DELEGATED_BATCH_SIZE,
+                shows_progress=show_progress_bar,
+                rules=rules,
             )
-        encoded = encode_pairs(self._native.tokenizer, pairs, prompt, truncation, long_documents)
-        outputs = forward_all(
-            self._native.engine,
-            encoded.sequences,
-            token_budget=self._native.engine.token_budget
-            if self._token_budget is None
-            else self._token_budget,
-            max_sequences=batch_size,
-            shows_progress=show_progress_bar,
-        )
-        outputs = encoded.scores_of_pairs(outputs)
-        check_finite(outputs)
-        self._log_cut(encoded.cut)
-        return outputs, encoded.cut
-
-    def _delegated_logits(
-        self,
-        pairs: Sequence[Any],
-        prompt: str,
-        batch_size: int | None,
-        show_progress_bar: bool,
-        truncation: Truncation,
-        long_documents: LongDocuments,
-    ) -> tuple[FloatArray, CutReport]:
-        if truncation != "longest_first" or long_documents != "truncate":
-            raise InputError(
-                f"truncation={truncation!r}, long_documents={long_documents!r}: {self.name} is run by "
-                "sentence-transformers, which cuts 'longest_first' only"
+        else:
+            encoded = encode_pairs(self._native.tokenizer, pairs, prompt, rules)
+            engine = self._native.engine
+            outputs = forward_all(
+                engine,
+                encoded.sequences,
+                token_budget=engine.token_budget if self._token_budget is None else self._token_budget,
+                max_sequences=batch_size,
+                shows_progress=show_progress_bar,
             )
-        outputs = self._delegate.logits(
-            pairs,
-            prompt=prompt,
-            batch_size=batch_size or _DELEGATED_BATCH_SIZE,
-            shows_progress=show_progress_bar,
-        )
+            outputs, cut = encoded.scores_of_pairs(outputs), encoded.cut
         check_finite(outputs)
-        return outputs, CutReport(pairs=len(pairs), max_length=self.max_seq_length or 0)
+        self._log_cut(cut)
+        return outputs, cut
 
     def _log_cut(self, cut: CutReport) -> None:
         if cut.cut_pairs and not self._has_logged_cut:
@@ -374,24 +381,8 @@ class CrossEncoder:
         return Scores.of(scores, cut)
 
 
-# Arguments of older releases that change nothing: the first did nothing there for years, the others
-# never did in rank().
-_IGNORED = {"predict": {"num_workers"}}
-_IGNORED["rank"] = {"num_workers", "apply_softmax", "convert_to_numpy", "convert_to_tensor"}
-
-
-def _legacy_activation(method: str, activation_fn: Any, legacy: dict[str, Any]) -> Any:
-    """`activation_fn`, also under its older name; `TypeError` for an argument that no release knew."""
-    activation_fn = legacy.pop("activation_fct", activation_fn)
-    if any(legacy.get(name) is not None for name in ("pool", "chunk_size")):
-        raise InputError(
-            "pool and chunk_size are for sentence-transformers' worker processes; Runoff needs none"
-        )
-    if unknown := sorted(set(legacy) - {"pool", "chunk_size"} - _IGNORED[method]):
-        raise TypeError(f"{method}() got unexpected arguments {unknown}")
-    return activation_fn
-
-
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InputError(f"{name} must be one of {', '.join(known)}; got {value!r}")
+def _listed(texts: Sequence[Any]) -> list[Any]:
+    """The texts as a list; one text alone is a list of letters, which nobody means."""
+    if isinstance(texts, (str, bytes)):
+        raise InputError(f"expected a list of texts, got one text: {texts!r:.80}; put it in a list")
+    return list(texts)

@@ -12,6 +12,7 @@ import numpy as np
 from runoff.checkpoint.config import StaticConfig
 from runoff.contracts import Encoded, FloatArray, InputError, Precision, TokenIds
 from runoff.engine.choose import Choice
+from runoff.legacy import CALL_NAMES, EMBEDDER_NAMES, takes_older_names
 from runoff.model import ModelOptions, NativeModel, checked_max_length, find, load_native
 from runoff.text.batching import forward_all
 from runoff.text.prompts import checked_default, merged_prompts, resolve_prompt
@@ -35,6 +36,7 @@ class Embedder:
     between threads. Raises what `CrossEncoder` raises.
     """
 
+    @takes_older_names(EMBEDDER_NAMES)
     def __init__(
         self,
         model_name_or_path: str | os.PathLike[str],
@@ -136,6 +138,7 @@ class Embedder:
         tokenizer = self._native.tokenizer
         tokenizer.max_length = checked_max_length(value, self._native.checkpoint, tokenizer)
 
+    @takes_older_names(CALL_NAMES)
     def encode(
         self,
         inputs: Sequence[str] | str,
@@ -193,12 +196,14 @@ class Embedder:
             return tensor if convert_to_tensor or is_single else list(tensor)
         return vectors[0] if is_single else vectors
 
+    @takes_older_names(CALL_NAMES)
     def encode_query(
         self, inputs: Sequence[str] | str, prompt_name: str | None = None, **options: Any
     ) -> Any:
         """`encode` with the model's prompt for queries, if it has one."""
         return self.encode(inputs, self._task_prompt("query", prompt_name, options), **options)
 
+    @takes_older_names(CALL_NAMES)
     def encode_document(
         self, inputs: Sequence[str] | str, prompt_name: str | None = None, **options: Any
     ) -> Any:

@@ -103,6 +103,14 @@ def find(name_or_path: str | os.PathLike[str], role: Role, options: ModelOptions
 
 def load_native(found: FoundModel, options: ModelOptions) -> NativeModel:
     """Tokenizer and engine of a model that was found to be ours."""
+    tokenizer = load_native_tokenizer(found, options)
+    checkpoint = found.checkpoint
+    assert checkpoint is not None, "only a checkpoint that was read is loaded here"
+    return NativeModel(checkpoint, tokenizer, ReferenceEngine(checkpoint.model, load_weights(checkpoint)))
+
+
+def load_native_tokenizer(found: FoundModel, options: ModelOptions) -> Tokenizer:
+    """The tokenizer of a model that was found to be ours, with its limit; no weights are read."""
     checkpoint = found.checkpoint
     assert checkpoint is not None, "only a checkpoint that was read is loaded here"
     _refuse_unknown("model_kwargs", options.model_kwargs, _HARMLESS_MODEL_OPTIONS)
@@ -127,7 +135,7 @@ def load_native(found: FoundModel, options: ModelOptions) -> NativeModel:
         else options.processor_kwargs.get("model_max_length")
     )
     tokenizer.max_length = checked_max_length(wanted, checkpoint, tokenizer)
-    return NativeModel(checkpoint, tokenizer, ReferenceEngine(checkpoint.model, load_weights(checkpoint)))
+    return tokenizer
 
 
 def _warn_of_lost_segments(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:

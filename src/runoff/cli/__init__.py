@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -33,9 +34,18 @@ EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 # What a shell shows for a process that SIGPIPE ended, as it does `cat` in `cat | head`.
 EXIT_PIPE_CLOSED = 141
 
+REMEDIES = {
+    errno.ENOSPC: "The disk is full: free space, then run the same command again",
+    errno.EDQUOT: "Your disk quota is used up: free space, then run the same command again",
+    errno.EFBIG: "The file reached the size limit (ulimit -f): raise it, then run the same command again",
+    errno.EROFS: "The disk is read-only: make it writable, or choose another place",
+    errno.EACCES: "Change its permissions, or choose another place",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of one command line; `arguments` None means the process's own."""
+    _open_closed_streams()
     options = build_parser().parse_args(arguments)
     if not hasattr(options, "run"):
         build_parser().print_help(sys.stderr)
@@ -77,7 +87,8 @@ def _explained(error: Exception) -> int:
         is_disk = isinstance(error, IndexStoreError) and error.__cause__ is not None
         return EXIT_FAILED if is_disk or isinstance(error, ScoreError) else EXIT_BAD_INPUT
     if isinstance(error, OSError):
-        _say(f"error: {error.filename or 'the system'}: {error.strerror or error}")
+        remedy = REMEDIES.get(error.errno or 0, "Mend that, then run the same command again")
+        _say(f"error: {error.filename or 'the system'}: {error.strerror or error}. {remedy}")
     elif isinstance(error, MemoryError):
         _say("error: out of memory. Score fewer or shorter texts at a time, or choose a smaller model")
     else:
@@ -90,6 +101,13 @@ def _explained(error: Exception) -> int:
 
 def _say(message: str) -> None:
     sys.stderr.write(f"runoff: {' '.join(message.split())}\n")
+
+
+def _open_closed_streams() -> None:
+    """A stream that the shell closed (>&-) takes what is written and drops it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it is open as long as the process
 
 
 def _drop_stdout() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import platform
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,9 @@ LIBRARY_QUESTIONS = (
     "how to keep the last few items and forget older ones",
     "is it a leap year",
 )
+# Beside an index that a demo made and kept: what it is made of.
+DEMO_MARK = "runoff-demo.txt"
+
 ENCYCLOPEDIA_QUESTIONS = (
     "why do leaves change colour in autumn",
     "how do vaccines protect against disease",
@@ -72,7 +76,9 @@ def add_to(commands: Commands) -> None:
         "--documents", metavar="PATH", help="a file or folder to search in, as `runoff index --from` takes it"
     )
     parser.add_argument(
-        "--index", metavar="DIR", help="keep the index there (default: it is deleted at the end)"
+        "--index",
+        metavar="DIR",
+        help="keep the index there, for the next demo too (default: it is deleted at the end)",
     )
     parser.add_argument(
         "--top-k",
@@ -88,12 +94,12 @@ def run(options: argparse.Namespace) -> None:
     from runoff.search.pipeline import Search
     from runoff.search.table import preload
 
-    documents, called = _documents(options)
+    documents, called, collection = _documents(options)
     preload()
     model = _load_model(options)
     terminal = None if options.json else open_terminal()
     with _index_folder(options.index) as folder:
-        index, report = _indexed(folder, model, documents)
+        index, report = _indexed(folder, model, documents, collection)
         if terminal:
             _print_collection(terminal, index, report, called, model)
         search = Search(index, model)
@@ -108,16 +114,17 @@ def run(options: argparse.Namespace) -> None:
             _print_json(options, index, report, results, model)
 
 
-def _documents(options: argparse.Namespace) -> tuple[Iterator[Document | BadRow], str]:
-    """The collection, and what a person would call it."""
+def _documents(options: argparse.Namespace) -> tuple[Iterator[Document | BadRow], str, str]:
+    """The collection, what a person would call it, and what it is known by."""
     if options.documents:
         from runoff.data.formats import read_documents
 
         path = Path(options.documents).expanduser()
-        return read_documents(path), path.name
+        return read_documents(path), path.name, str(path.resolve())
     from runoff.cli.library import library_documents
 
-    return library_documents(), "docstrings of Python's standard library"
+    called = "docstrings of Python's standard library"
+    return library_documents(), called, f"{called} {platform.python_version()}"
 
 
 def _questions(options: argparse.Namespace) -> tuple[str, ...]:
@@ -149,19 +156,29 @@ def _index_folder(kept: str | None) -> Iterator[Path]:
 
 
 def _indexed(
-    folder: Path, model: CrossEncoder, documents: Iterator[Document | BadRow]
+    folder: Path, model: CrossEncoder, documents: Iterator[Document | BadRow], collection: str
 ) -> tuple[Index, IngestReport]:
-    """The index with all the documents; one that was kept from an earlier demo gets this model's tokens."""
-    from runoff.contracts import TokenizerMismatchError
+    """The index with all the documents; one that an earlier demo kept of the same collection gets this model's
+    tokens. Raises `InputError` for any other index that holds documents."""
+    from runoff.contracts import InputError
     from runoff.search.index import Index
+    from runoff.search.settings import SETTINGS_FILE
 
-    takes_tokens = model.tokenizer_fingerprint is not None
-    tokenizer = model if takes_tokens else None
-    try:
-        index = Index.create(folder, tokenizer, exist_ok=True)
-    except TokenizerMismatchError:
-        Index.open(folder).retokenize(tokenizer)
-        index = Index.open(folder, tokenizer)
+    tokenizer = model if model.tokenizer_fingerprint is not None else None
+    mark = folder / DEMO_MARK
+    if (folder / SETTINGS_FILE).is_file():
+        kept = Index.open(folder)
+        made_of = mark.read_text(encoding="utf-8") if mark.is_file() else "other documents"
+        if len(kept) and made_of != collection:
+            raise InputError(
+                f"the index at {folder} holds {made_of}, to which the demo would add {collection}. Choose another "
+                f"folder for --index, or search what is there: runoff search --index {folder}"
+            )
+        named = kept.tokenizer.fingerprint if kept.tokenizer else None
+        if named != model.tokenizer_fingerprint:
+            kept.retokenize(tokenizer)
+    index = Index.create(folder, tokenizer, exist_ok=True)
+    mark.write_text(collection, encoding="utf-8")
     return index, index.upsert(documents)
 
 

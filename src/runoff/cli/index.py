@@ -6,6 +6,7 @@ import argparse
 import itertools
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +96,9 @@ def _add_actions(parser: argparse.ArgumentParser) -> None:
 def _add_document_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("documents")
     group.add_argument(
-        "--upsert", action="store_true", help="replace stored documents that differ (default: report them)"
+        "--upsert",
+        action="store_true",
+        help="replace stored documents that differ (default: report them), and remove what files have no more",
     )
     group.add_argument(
         "--columns",
@@ -147,18 +150,36 @@ def _add(options: argparse.Namespace, path: Path) -> None:
     ingest = _ingest_options(options)
     preload()
     tokenizer, embedder = _token_model(options, stored), _vector_model(options, stored)
+    is_new_folder = not path.exists()
     index = Index.create(path, tokenizer, embedder, _language(options, stored), exist_ok=True)
     try:
         report = (index.upsert if options.upsert else index.add)(records, ingest)
     except InputError:
-        if stored is None and len(index) == 0:
+        if stored is None:
             # Nothing usable came: what was made here must not bind the next try to its settings.
-            shutil.rmtree(path)
+            _remove_if_empty(index, is_new_folder)
         raise
     if options.json:
         print_json({**asdict(report), "index": asdict(index.info())})
     else:
         _print_report(open_terminal(), report, index, options)
+
+
+def _remove_if_empty(index: Index, with_folder: bool) -> None:
+    """Takes away the files of an index that holds no document, and nothing else that lies beside them."""
+    from runoff.search.settings import SETTINGS_FILE
+    from runoff.search.table import LOCK_FILE, TABLE_FOLDER, writer_lock
+
+    with writer_lock(index.path):
+        index.refresh()  # another process may have filled it
+        if len(index):
+            return
+        (index.path / SETTINGS_FILE).unlink()
+        shutil.rmtree(index.path / TABLE_FOLDER)
+        (index.path / LOCK_FILE).unlink()
+    if with_folder:
+        with suppress(OSError):  # not empty: somebody put something there meanwhile
+            index.path.rmdir()
 
 
 def _stored_settings(path: Path) -> Settings | None:
@@ -170,13 +191,12 @@ def _stored_settings(path: Path) -> Settings | None:
 
 def _records(options: argparse.Namespace) -> Iterator[Document | BadRow]:
     """The records of every source; the first is read at once, so that a wrong path or an empty file shows."""
-    from runoff.data.formats import Columns, PassageRule, read_documents
+    from runoff.data.formats import Columns, PassageRule, read_sources
 
     columns = Columns(**options.columns, types=options.types)
     words = options.passages
     rule = None if words is None else PassageRule(words, words // OVERLAP_SHARE)
-    streams = [read_documents(Path(each).expanduser(), columns, rule) for each in options.sources]
-    records = itertools.chain(*streams)
+    records = read_sources([Path(each).expanduser() for each in options.sources], columns, rule)
     first = next(records)
     return itertools.chain([first], records)
 
@@ -186,9 +206,26 @@ def _ingest_options(options: argparse.Namespace) -> IngestOptions:
     from runoff.search.index import IngestOptions
 
     bad_rows = Path(options.bad_rows).expanduser() if options.bad_rows else None
-    if bad_rows is not None and (bad_rows.is_dir() or not bad_rows.parent.is_dir()):
-        raise InputError(f"cannot write bad rows to {bad_rows}: expected a file in a folder that is there")
+    if bad_rows is not None:
+        if bad_rows.is_dir() or not bad_rows.parent.is_dir():
+            raise InputError(
+                f"cannot write bad rows to {bad_rows}: expected a file in a folder that is there"
+            )
+        _check_outside(bad_rows, options.sources)
     return IngestOptions("stop" if options.stop_on_bad_row else "report", bad_rows)
+
+
+def _check_outside(bad_rows: Path, sources: list[str]) -> None:
+    """Refuses to write where documents are read: that would empty them, or never end."""
+    from runoff.contracts import InputError
+
+    place = bad_rows.resolve()
+    for source in sources:
+        if place.is_relative_to(Path(source).expanduser().resolve()):
+            raise InputError(
+                f"--bad-rows {bad_rows} is among the documents of {source}, which it would overwrite; "
+                "write it somewhere else"
+            )
 
 
 def _token_model(options: argparse.Namespace, stored: Settings | None) -> CrossEncoder | None:
@@ -246,10 +283,11 @@ def _language(options: argparse.Namespace, stored: Settings | None) -> str | Non
 def _print_report(
     terminal: Terminal, report: IngestReport, index: Index, options: argparse.Namespace
 ) -> None:
+    removed = f"{report.removed:,} removed, " if report.removed else ""
     terminal.line(
         Piece(f"{report.added:,} documents added", "bold"),
-        f", {report.updated:,} updated, {report.unchanged:,} unchanged, {report.bad:,} bad rows, "
-        f"in {report.seconds:.1f} s",
+        f", {report.updated:,} updated, {report.unchanged:,} unchanged, {removed}"
+        f"{report.bad:,} bad rows, in {report.seconds:.1f} s",
     )
     for row in report.bad_rows[:SHOWN_BAD_ROWS]:
         terminal.line(Piece("  left out  ", "yellow"), str(row))

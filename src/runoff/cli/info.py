@@ -142,12 +142,12 @@ def _find(name: str, asked: ModelOptions) -> tuple[FoundModel, str]:
 def _checkpoint_facts(found: FoundModel, asked: ModelOptions) -> Facts:
     from runoff.checkpoint.config import StaticConfig
     from runoff.checkpoint.layout import load_weights
-    from runoff.model import load_native
+    from runoff.model import load_native_tokenizer
 
     checkpoint = found.checkpoint
     assert checkpoint is not None
     model, encoder = checkpoint.model, checkpoint.model.encoder
-    tokenizer = load_native(found, asked).tokenizer
+    tokenizer = load_native_tokenizer(found, asked)
     weights = load_weights(checkpoint)
     facts: Facts = {"family": "static table" if isinstance(encoder, StaticConfig) else encoder.family}
     facts["parameters"] = sum(weights.table(name).data.size for name in weights)

@@ -75,9 +75,7 @@ def _candidate(line: Line) -> Candidate:
 
     record = _json(line.text)
     if not isinstance(record, dict):
-        raise InputError(
-            f"{line.place}: expected a JSON object like the lines before, got {line.text[:60]!r}"
-        )
+        raise InputError(f"{line.place}: expected a JSON object on every line, got {line.text[:60]!r}")
     text = next((record[key] for key in TEXT_NAMES if key in record), None)
     id = next((record[key] for key in ID_NAMES if key in record), None)
     if not isinstance(text, str):

@@ -38,7 +38,7 @@ def library_documents() -> Iterator[Document]:
         if module is None:
             continue
         for name, described in _described(module, module_name):
-            text = inspect.cleandoc(described.__doc__) if isinstance(described.__doc__, str) else ""
+            text = _docstring(described)
             if len(text) < SHORTEST or text in seen:
                 continue
             seen.add(text)
@@ -48,6 +48,14 @@ def library_documents() -> Iterator[Document]:
             "Python runs without docstrings here (-OO or PYTHONOPTIMIZE=2), and these are what the demo searches. "
             "Run it without, or give it documents: --documents PATH"
         )
+
+
+def _docstring(described: object) -> str:
+    """The indentation aside; empty where there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a look at typing.io warns, in Python 3.11
+        docstring = described.__doc__
+    return inspect.cleandoc(docstring) if isinstance(docstring, str) else ""
 
 
 def _imported(name: str) -> ModuleType | None:

@@ -170,6 +170,10 @@ def query_text(text: str) -> str:
     """A query with something in it: an empty one is an unset shell variable."""
     if not text.strip():
         raise argparse.ArgumentTypeError("expected a query, got an empty text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"expected a query in UTF-8, got {text!a}") from None
     return text
 
 

@@ -35,8 +35,8 @@ def add_to(commands: Commands) -> None:
         "score",
         run,
         summary="score pairs of a query and a document, in the order given",
-        description="Prints the score of every pair as soon as it is there: a line each, with the score, the query\n"
-        "and the document between tabs, or with --json an object each. To order documents use `runoff rank`.",
+        description="Prints the score of every pair, a thousand pairs at a time: a line each, with the score, the\n"
+        "query and the document between tabs, or with --json an object each. To order documents use `runoff rank`.",
         examples=EXAMPLES,
     )
     parser.add_argument("query", metavar="QUERY", nargs="?")

@@ -61,9 +61,12 @@ def open_terminal() -> Terminal:
 
 def print_json(record: Any, indent: int | None = 2) -> None:
     """One JSON value on stdout; `indent` None keeps it on a line."""
-    is_unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "").startswith("utf")
     # Dates and the like, which metadata may hold, have no form of their own in JSON.
-    text = json.dumps(record, ensure_ascii=not is_unicode, indent=indent, default=str)
+    text = json.dumps(record, ensure_ascii=False, indent=indent, default=str)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # another encoding than UTF-8, or a file name that is not UTF-8
+        text = json.dumps(record, indent=indent, default=str)
     sys.stdout.write(text + "\n")
 
 

@@ -24,8 +24,7 @@ def write_run(options: argparse.Namespace, search: Search, queries: Sequence[Que
     """Answers every query and writes `options.run_file`; says what was done."""
     from runoff.data.trec import write_trec_run
 
-    target = Path(options.run_file).expanduser()
-    _check_target(target)
+    target = _checked_target(Path(options.run_file).expanduser())
     _check_ids(search, queries)
     began = time.perf_counter()
     journal = Journal(target, _identity(options, search, queries, top_k))
@@ -88,9 +87,15 @@ class Journal:
             yield query, [(id, score) for id, score in pairs]
 
     def __enter__(self) -> Journal:
-        self._file = self.path.open("w", encoding="utf-8", newline="\n")
-        self._file.writelines(f"{line}\n" for line in [self._first, *self._answers])
-        self._file.flush()
+        if self._answers:
+            # Written on where it was cut short: a full disk must not cost the answers there are.
+            self._file = self.path.open("r+", encoding="utf-8", newline="\n")
+            self._file.seek(sum(len(f"{line}\n") for line in [self._first, *self._answers]))
+            self._file.truncate()
+        else:
+            self._file = self.path.open("w", encoding="utf-8", newline="\n")
+            self._file.write(f"{self._first}\n")
+            self._file.flush()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -121,14 +126,19 @@ def _identity(
     }
 
 
-def _check_target(target: Path) -> None:
+def _checked_target(target: Path) -> Path:
+    """Where to write, links followed: a run takes the place of a file, and must not take that of a device."""
     from runoff.contracts import InputError
 
-    if target.is_dir() or not target.parent.is_dir():
-        found = "a folder" if target.is_dir() else f"no folder {target.parent}"
+    is_special = target.exists() and not target.is_file()
+    if is_special or not target.parent.is_dir():
+        found = f"no folder {target.parent}"
+        if is_special:
+            found = "a folder" if target.is_dir() else "something that is no ordinary file"
         raise InputError(
             f"cannot write a run to {target}: expected a file in a folder that is there, found {found}"
         )
+    return target.resolve()
 
 
 def _check_ids(search: Search, queries: Sequence[Query]) -> None:
@@ -139,7 +149,9 @@ def _check_ids(search: Search, queries: Sequence[Query]) -> None:
     remedy = "a TREC run separates fields by blanks. Change the ids, or take --json in place of --run"
     if blank := [query.id for query in queries if any(map(str.isspace, query.id or " "))]:
         raise InputError(f"{len(blank)} query ids hold blanks, such as {blank[0]!r}: {remedy}")
-    if isinstance(search.source, Index) and (count := search.source.count("id LIKE '% %'")):
+    if isinstance(search.source, Index) and (
+        count := search.source.count(r"regexp_like(id, '[\s\x1c-\x1f]')")
+    ):
         raise InputError(f"{count} document ids hold blanks: {remedy}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ def choose_engine(
     if precision not in ("auto", "fp32", "bf16", "int8"):
         raise InputError(f"precision must be 'auto', 'fp32', 'bf16' or 'int8', got {precision!r}")
     device = device or default_device()
+    device = "cpu" if device.startswith("cpu:") else device
     if obstacle is not None:
         return _delegate(device, precision, f"Runoff's engines cannot run it: {obstacle}")
     if backend not in ("torch", "onnx", "openvino"):
@@ -58,7 +60,10 @@ def default_device() -> str:
     Imports nothing heavy, so it looks for the packages without loading them.
     """
     has_driver = os.path.exists("/dev/nvidiactl")
-    return "cuda" if has_driver and is_installed("torch") and is_installed("sentence_transformers") else "cpu"
+    if not (has_driver and is_installed("torch") and is_installed("sentence_transformers")):
+        return "cpu"
+    # PyTorch's CPU builds say so in their version; they would refuse the device.
+    return "cpu" if importlib.metadata.version("torch").endswith("+cpu") else "cuda"
 
 
 def is_installed(package: str) -> bool:

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from runoff.contracts import CheckpointError, FloatArray, MissingExtraError, Pair
+from runoff.contracts import (
+    CheckpointError,
+    CutReport,
+    FloatArray,
+    InputError,
+    LengthRules,
+    MissingExtraError,
+    Pair,
+)
 from runoff.engine.choose import Choice
 
 if TYPE_CHECKING:
@@ -64,20 +72,50 @@ class DelegatedReranker:
         prompt: str | None,
         batch_size: int,
         shows_progress: bool,
-        **options: Any,
-    ) -> FloatArray:
-        """Raw scores [N, L], fp32."""
+        rules: LengthRules,
+    ) -> tuple[FloatArray, CutReport]:
+        """Raw scores [N, L], fp32, and what was cut.
+
+        Raises `InputError` for a document given by its token ids, and for rules that sentence-transformers has not.
+        """
         from torch import nn
 
+        if rules.truncation != "longest_first" or rules.long_documents != "truncate":
+            raise InputError(
+                f"truncation={rules.truncation!r}, long_documents={rules.long_documents!r}: this model is run by "
+                "sentence-transformers, which cuts 'longest_first' only"
+            )
+        text = {} if rules.max_length is None else {"max_length": rules.max_length}
+
+        for row, pair in enumerate(pairs):
+            if not isinstance(pair, str) and not all(isinstance(text, str) for text in pair):
+                raise InputError(
+                    f"pair {row}: sentence-transformers runs this model and takes texts, no token ids; got {pair!r:.80}"
+                )
         scores = self._model.predict(
             list(pairs),
             prompt=prompt or "",  # an empty prompt counts as set, so the model's default is not added twice
             batch_size=batch_size,
             show_progress_bar=shows_progress,
             activation_fn=nn.Identity(),
-            **options,
+            processing_kwargs={"text": text},
         )
-        return np.asarray(scores, dtype=np.float32).reshape(len(pairs), -1)
+        limit = rules.max_length or self.max_length
+        cut = self._cut_report(pairs, prompt or "", batch_size, limit) if limit else CutReport(len(pairs))
+        return np.asarray(scores, dtype=np.float32).reshape(len(pairs), -1), cut
+
+    def _cut_report(self, pairs: Sequence[Pair | str], prompt: str, batch_size: int, limit: int) -> CutReport:
+        """What a limit cuts off, counted by tokenising once more without one: sentence-transformers does not say."""
+        lengths: list[int] = []
+        for start in range(0, len(pairs), batch_size):
+            features = self._model.preprocess(
+                list(pairs[start : start + batch_size]),
+                prompt=prompt,
+                processing_kwargs={"text": {"truncation": False}},
+            )
+            lengths += features["attention_mask"].sum(dim=1).tolist()
+        cuts = [max(0, length - limit) for length in lengths]
+        return CutReport(len(pairs), sum(cut > 0 for cut in cuts), sum(cuts), limit)
 
 
 class DelegatedEmbedder:
@@ -150,7 +188,22 @@ def _with_dtype(choice: Choice, options: dict[str, Any]) -> dict[str, Any]:
     model_kwargs = dict(options.get("model_kwargs") or {})
     if options.get("backend", "torch") == "torch" and not {"dtype", "torch_dtype"} & set(model_kwargs):
         model_kwargs["dtype"] = _DTYPES[choice.precision]
-    return {**options, "device": choice.device, "model_kwargs": model_kwargs}
+    return {**options, "device": _checked_device(choice.device), "model_kwargs": model_kwargs}
+
+
+def _checked_device(device: str) -> str:
+    """`device`; `InputError` where the installed torch cannot use it."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # torch built without CUDA asserts
+        said = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"expected a device that torch {torch.__version__} can use here, got {device!r}: {said}. "
+            "Choose 'cpu', or install the torch that is built for it"
+        ) from error
+    return device
 
 
 def to_tensor(array: npt.NDArray[Any]) -> torch.Tensor:

@@ -14,10 +14,10 @@ from runoff.contracts import (
     Encoded,
     FloatArray,
     InputError,
-    LongDocuments,
+    LengthRules,
     Pair,
     TokenIds,
-    Truncation,
+    TruncationError,
 )
 from runoff.text.tokenizer import Tokenizer
 
@@ -80,13 +80,13 @@ def encode_pairs(
     tokenizer: Tokenizer,
     pairs: Sequence[tuple[str, str | TokenIds] | str],
     prompt: str,
-    truncation: Truncation,
-    long_documents: LongDocuments,
+    rules: LengthRules,
 ) -> EncodedPairs:
     """Sequences of (query, document) pairs; a document may be its token ids. `prompt` goes before queries.
 
     Raises `InputError` for ids that are no ids of this tokenizer, and what `Tokenizer.encode_pair` raises.
     """
+    pairs = [_checked(pair, row, tokenizer) for row, pair in enumerate(pairs)]
     keys = [_key(pair) for pair in pairs]
     distinct = dict(zip(keys, pairs, strict=True))
     number_of = {key: number for number, key in enumerate(distinct)}
@@ -96,16 +96,48 @@ def encode_pairs(
     cut_tokens: dict[Any, int] = {}
     for key, pair in distinct.items():
         first_sequences.append(len(sequences))
-        sequences += _encode_pair(tokenizer, pair, ids_of, prompt, truncation, long_documents)
-        # A document that became passages lost nothing, whatever each of them left out.
-        cut_tokens[key] = sequences[-1].cut_tokens if long_documents == "truncate" else 0
+        try:
+            sequences += _encode_pair(tokenizer, pair, ids_of, prompt, rules)
+        except TruncationError as error:
+            raise TruncationError(f"pair {keys.index(key)}: {error}") from None
+        # Passages lose nothing of the document, and all of them the same tokens of a long query.
+        cut_tokens[key] = sequences[-1].cut_tokens
     cuts = [cut_tokens[key] for key in keys]
+    limit = tokenizer.max_length if rules.max_length is None else rules.max_length
     return EncodedPairs(
         sequences,
         first_sequences,
         np.array([number_of[key] for key in keys], np.int64),
-        CutReport(len(pairs), sum(cut > 0 for cut in cuts), sum(cuts), tokenizer.max_length or 0),
+        CutReport(len(pairs), sum(cut > 0 for cut in cuts), sum(cuts), limit or 0),
     )
+
+
+def _checked(pair: Any, row: int, tokenizer: Tokenizer) -> tuple[str, str | TokenIds] | str:
+    """The pair, with its document's token ids, if it has them, as int32: equal ids are then equal bytes."""
+    if isinstance(pair, str):
+        return pair
+    query, document = pair
+    if not isinstance(query, str):
+        raise InputError(
+            f"pair {row}: Unsupported input type {type(query).__name__} as query; expected a string"
+        )
+    if isinstance(document, str):
+        return query, document
+    kind = (
+        f"{document.dtype} {list(document.shape)}"
+        if isinstance(document, np.ndarray)
+        else type(document).__name__
+    )
+    if not isinstance(document, np.ndarray) or document.ndim != 1 or document.dtype.kind not in "iu":
+        raise InputError(
+            f"document {row}: expected a text, or token ids as an array of whole numbers of shape [t], got {kind}"
+        )
+    if len(document) and (int(document.min()) < 0 or int(document.max()) >= tokenizer.vocabulary_size):
+        raise InputError(
+            f"document {row}: its token ids lie between {document.min()} and {document.max()}, but the tokenizer "
+            f"has {tokenizer.vocabulary_size} tokens: they were made by another one"
+        )
+    return query, document.astype(np.int32, copy=False)
 
 
 def _key(pair: tuple[str, str | TokenIds] | str) -> Any:
@@ -132,24 +164,19 @@ def _encode_pair(
     pair: tuple[str, str | TokenIds] | str,
     ids_of: dict[str, TokenIds],
     prompt: str,
-    truncation: Truncation,
-    long_documents: LongDocuments,
+    rules: LengthRules,
 ) -> list[Encoded]:
     if isinstance(pair, str):
-        return [tokenizer.encode_single(ids_of[prompt + pair])]
+        single = tokenizer.encode_single(ids_of[prompt + pair], rules.max_length)
+        if single.cut_tokens and rules.truncation == "error":
+            limit = rules.max_length or tokenizer.max_length
+            raise TruncationError(
+                f"a text of {len(ids_of[prompt + pair])} tokens is longer than max_length {limit} with its special "
+                "tokens; shorten it, or choose truncation='longest_first'"
+            )
+        return [single]
     query, document = ids_of[prompt + pair[0]], pair[1]
-    document_ids = ids_of[document] if isinstance(document, str) else _checked_ids(document, tokenizer)
-    if long_documents == "passages":
-        return tokenizer.encode_passages(query, document_ids, truncation)
-    return [tokenizer.encode_pair(query, document_ids, truncation)]
-
-
-def _checked_ids(ids: TokenIds, tokenizer: Tokenizer) -> TokenIds:
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise InputError(f"token ids must be whole numbers of shape [t], got {ids.dtype} {list(ids.shape)}")
-    if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= tokenizer.vocabulary_size):
-        raise InputError(
-            f"token ids lie between {ids.min()} and {ids.max()}, but the tokenizer has {tokenizer.vocabulary_size} "
-            "tokens: they were made by another one"
-        )
-    return ids.astype(np.int32, copy=False)
+    document_ids = ids_of[document] if isinstance(document, str) else document
+    if rules.long_documents == "passages":
+        return tokenizer.encode_passages(query, document_ids, rules.truncation, rules.max_length)
+    return [tokenizer.encode_pair(query, document_ids, rules.truncation, rules.max_length)]

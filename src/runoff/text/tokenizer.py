@@ -153,13 +153,17 @@ class Tokenizer:
     ) -> list[Encoded]:
         """The pair, or where it is too long one pair for each overlapping passage of the document.
 
-        The query is cut to what `truncation` leaves it; no token of the document is lost.
+        The query is cut to what `truncation` leaves it; no token of the document is lost, so that
+        `cut_tokens` of each are the query's.
         """
         limit = self.max_length if max_length is None else max_length
         if limit is None or len(query) + len(document) + self.special_token_count <= limit:
             return [self._join(self._pair, (query, document), (len(query), len(document)))]
-        query_length, room = self._cut_lengths((len(query), len(document)), limit, truncation)
-        room = limit - self.special_token_count - query_length
+        # "error" refuses losses, and the document loses nothing: only the query must stay whole.
+        rule: Truncation = "document" if truncation == "error" else truncation
+        query_length, room = self._cut_lengths((len(query), len(document)), limit, rule)
+        if room == len(document):  # the query alone gave way
+            return [self._join(self._pair, (query, document), (query_length, room))]
         if room < MIN_PASSAGE_TOKENS:
             raise TruncationError(
                 f"a query of {query_length} tokens leaves {room} of {limit} tokens for a passage; at least "
@@ -285,8 +289,8 @@ def _load_backend(folder: Path) -> HFTokenizer:
 def _use_rules_of_class(backend: HFTokenizer, class_name: str, config: dict[str, Any]) -> None:
     """Sets the rules that transformers 5 gives the class, from tokenizer_config.json.
 
-    Its classes keep only the vocabulary and the template of tokenizer.json and build the rest anew, so that
-    a file with other rules (bge-reranker-v2-m3's splits words otherwise) is read differently there.
+    Its classes keep only the vocabulary of tokenizer.json and build the rest anew, so that a file with other
+    rules (bge-reranker-v2-m3's splits words otherwise) or another template is read differently there.
     """
     from tokenizers import models, normalizers, pre_tokenizers
 
@@ -298,11 +302,15 @@ def _use_rules_of_class(backend: HFTokenizer, class_name: str, config: dict[str,
             lowercase=config.get("do_lower_case", True),
         )
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        names = _named(config, cls_token="[CLS]", sep_token="[SEP]")
+        _use_template(backend, names, ["{first}", "$A", "{last}", "$B:1", "{last}:1"])
     elif class_name == "RobertaTokenizer" and isinstance(backend.model, models.BPE):
         backend.normalizer = None
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(
             add_prefix_space=config.get("add_prefix_space", False)
         )
+        names = _named(config, cls_token="<s>", sep_token="</s>")
+        _use_template(backend, names, ["{first}", "$A", "{last}", "{last}", "$B", "{last}"])
     elif class_name in ("XLMRobertaTokenizer", "CamembertTokenizer") and isinstance(
         backend.model, models.Unigram
     ):
@@ -314,6 +322,27 @@ def _use_rules_of_class(backend: HFTokenizer, class_name: str, config: dict[str,
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace("\u2581", scheme)]
         )
+        names = _named(config, bos_token="<s>", eos_token="</s>")
+        _use_template(backend, names, ["{first}", "$A", "{last}", "{last}", "$B", "{last}"])
+
+
+def _named(config: dict[str, Any], **defaults: str) -> list[str]:
+    """Special tokens by their keys in tokenizer_config.json, which may hold a token or an object with one."""
+    named = [config.get(key) or default for key, default in defaults.items()]
+    return [str(each["content"] if isinstance(each, dict) else each) for each in named]
+
+
+def _use_template(backend: HFTokenizer, names: list[str], pair: list[str]) -> None:
+    """Puts the tokens `names` (first, last) around texts as `pair` says, where the vocabulary has them."""
+    from tokenizers import processors
+
+    ids = [backend.token_to_id(name) for name in names]
+    if None in ids:
+        return
+    filled = [part.format(first=names[0], last=names[1]) for part in pair]
+    backend.post_processor = processors.TemplateProcessing(
+        single=filled[:3], pair=filled, special_tokens=list(zip(names, ids, strict=True))
+    )
 
 
 def _prepend_lowercase(backend: HFTokenizer) -> None:
@@ -336,18 +365,22 @@ def _read_template(backend: HFTokenizer, pair: bool) -> _Template:
     specials: list[list[int]] = [[]]
     types: list[list[int]] = [[]]
     text_types: list[int] = []
-    previous: int | None = None
+    order: list[int] = []
     for token, type_id, sequence in zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True):
         if sequence is None:
             specials[-1].append(token)
             types[-1].append(type_id)
-        elif sequence != previous:
+        elif not order or sequence != order[-1]:
+            order.append(sequence)
             text_types.append(type_id)
             specials.append([])
             types.append([])
-        previous = sequence if sequence is not None else previous
-    if len(text_types) != len(texts):
+    if len(order) < len(texts):
         raise CheckpointError("the tokenizer gives no token for the letter 'a': it cannot be used for text")
+    if order != list(range(len(texts))):
+        raise CheckpointError(
+            "the tokenizer's template does not put the first text once and then the second: its pairs would be misread"
+        )
     return _Template(
         tuple(np.array(part, np.int32) for part in specials),
         tuple(np.array(part, np.int32) for part in types),

@@ -1,0 +1,143 @@
+"""Device, precision and model lead to one engine, with the reason; what is missing is named."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+import pytest
+
+from runoff.contracts import InputError, MissingExtraError, UnsupportedModelError
+from runoff.engine import choose
+from runoff.engine.choose import Choice, choose_engine, default_device, is_installed
+
+OBSTACLE = UnsupportedModelError("config.json has model_type 'deberta-v2'")
+
+
+def install(
+    monkeypatch: pytest.MonkeyPatch, *packages: str, has_driver: bool = False, torch_version: str = "2.13.0"
+) -> None:
+    """Makes `packages`, and no other, importable as far as anyone asks; and an NVIDIA driver loaded or not."""
+    monkeypatch.setattr(choose.importlib.metadata, "version", lambda name: {"torch": torch_version}[name])
+
+    def find_spec(name: str, package: str | None = None) -> ModuleSpec | None:
+        return ModuleSpec(name, None) if name in packages else None
+
+    def exists(path: str | os.PathLike[str]) -> bool:
+        return has_driver if os.fspath(path) == "/dev/nvidiactl" else path_exists(path)
+
+    path_exists = os.path.exists
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    monkeypatch.setattr(os.path, "exists", exists)
+
+
+BOTH = ("torch", "sentence_transformers")
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+@pytest.mark.parametrize("packages", [(), BOTH])
+def test_a_cpu_runs_our_own_engine_whatever_is_installed(
+    precision: Any, packages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, *packages)
+    for device in (None, "cpu"):
+        choice = choose_engine(device, precision)
+        assert (choice.engine, choice.device, choice.precision) == ("reference", "cpu", "fp32")
+        assert choice.reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "choice"),
+    [
+        ({"device": "cuda"}, ("cuda", "fp32", "it shall run on cuda")),
+        ({"device": "cuda:1", "precision": "bf16"}, ("cuda:1", "bf16", "it shall run on cuda:1")),
+        ({"device": "mps"}, ("mps", "fp32", "it shall run on mps")),
+        ({"backend": "onnx"}, ("cpu", "fp32", "backend='onnx' was asked for")),
+        ({"backend": "openvino"}, ("cpu", "fp32", "backend='openvino' was asked for")),
+        ({"obstacle": OBSTACLE}, ("cpu", "fp32", f"Runoff's engines cannot run it: {OBSTACLE}")),
+        ({"obstacle": OBSTACLE, "precision": "bf16"}, ("cpu", "bf16", f"{OBSTACLE}")),
+    ],
+)
+def test_what_our_engine_does_not_run_is_delegated_with_the_reason(
+    arguments: dict[str, Any], choice: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, *BOTH)
+    found = choose_engine(**arguments)
+    device, precision, reason = choice
+    assert (found.engine, found.device, found.precision) == ("sentence-transformers", device, precision)
+    assert reason in found.reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"obstacle": OBSTACLE}, "deberta-v2"),
+        ({"device": "cuda"}, "it shall run on cuda"),
+        ({"backend": "onnx"}, "backend='onnx'"),
+    ],
+)
+@pytest.mark.parametrize("packages", [(), ("torch",)])
+def test_without_the_extra_the_error_names_it_and_the_reason(
+    arguments: dict[str, Any], reason: str, packages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, *packages)
+    with pytest.raises(MissingExtraError, match=r"pip install 'runoff\[torch\]'") as raised:
+        choose_engine(**arguments)
+    assert reason in str(raised.value)
+    assert isinstance(raised.value, ImportError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"precision": "fp16"}, "precision must be 'auto', 'fp32', 'bf16' or 'int8', got 'fp16'"),
+        ({"precision": "fp16", "obstacle": OBSTACLE}, "got 'fp16'"),
+        ({"backend": "jax"}, "backend must be 'torch', 'onnx' or 'openvino', got 'jax'"),
+        ({"precision": "bf16"}, "precision='bf16' needs a native CPU engine"),
+        ({"precision": "int8"}, "precision='int8' needs a native CPU engine"),
+        ({"precision": "int8", "obstacle": OBSTACLE}, "not available through sentence-transformers"),
+        ({"precision": "int8", "device": "cuda"}, "not available through sentence-transformers"),
+    ],
+)
+def test_what_no_engine_offers_is_refused(
+    arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, *BOTH)
+    with pytest.raises(InputError, match=message):
+        choose_engine(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("packages", "has_driver", "device"),
+    [
+        (BOTH, True, "cuda"),
+        (BOTH, False, "cpu"),
+        (("torch",), True, "cpu"),
+        (("sentence_transformers",), True, "cpu"),
+        ((), True, "cpu"),
+    ],
+)
+def test_a_gpu_is_the_default_only_where_something_can_use_it(
+    packages: tuple[str, ...], has_driver: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, *packages, has_driver=has_driver)
+    assert default_device() == device
+    engine = "sentence-transformers" if device == "cuda" else "reference"
+    assert choose_engine() == Choice(engine, device, "fp32", choose_engine(device).reason)
+
+
+def test_a_cpu_build_of_torch_is_not_sent_to_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, *BOTH, has_driver=True, torch_version="2.13.0+cpu")
+    assert default_device() == "cpu"
+
+
+def test_the_number_of_the_cpu_changes_nothing() -> None:
+    assert choose_engine("cpu:0") == choose_engine("cpu")
+
+
+def test_a_package_is_looked_for_without_importing_it() -> None:
+    assert is_installed("this_package_does_not_exist") is False
+    assert is_installed("numpy") is True
+    assert choose.is_installed("xml.dom") is True

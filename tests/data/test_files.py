@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,10 +68,20 @@ def test_markdown_sections_carry_the_headings_above_them(tmp_path: Path) -> None
         ("Guide", "# Guide\n\nWelcome.", "lines 6-8"),
         (
             "Guide > Install",
-            "Guide > Install ## Install\n\nRun it.\n\n```\n# not a heading\n```",
+            "Guide > ## Install\n\nRun it.\n\n```\n# not a heading\n```",
             "lines 10-16",
         ),
         ("Other", "Other\n=====\n\nEnd.", "lines 18-21"),
+    ]
+
+
+def test_a_heading_stands_once_in_each_passage_of_its_section(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# Go\n\n## Install\n\nRun it now. Wait a bit.\n\n## Use\n\nCall it.\n")
+    assert [each.text for each in documents(tmp_path / "a.md", words=5)] == [
+        "# Go",
+        "Go > ## Install\n\nRun it now.",
+        "Go > Install Wait a bit.",
+        "Go > ## Use\n\nCall it.",
     ]
 
 
@@ -127,49 +134,26 @@ def test_files_that_cannot_be_read_are_bad_rows_and_the_others_are_read(tmp_path
         assert sign in fault
 
 
-def test_a_folder_is_read_deeply_and_in_order_without_hidden_files(tmp_path: Path) -> None:
-    for name in ("b.txt", "a/z.md", "a/y.txt", ".git/config.txt", ".hidden.txt", "c.jsonl"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text('{"id": "j", "text": "line"}' if name == "c.jsonl" else "words here")
-    assert [(each.id, each.source) for each in documents(tmp_path)][:3] == [
-        ("a/y.txt#1", "a/y.txt"),
-        ("a/z.md#1", "a/z.md"),
-        ("b.txt#1", "b.txt"),
-    ]
-    assert [each.id for each in documents(tmp_path)][3:] == ["j"]
-
-
-def test_links_in_circles_end_and_what_is_no_file_is_told(tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "a.txt").write_text("words")
-    (tmp_path / "deep" / "up").symlink_to(tmp_path, target_is_directory=True)
-    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
-    os.mkfifo(tmp_path / "pipe.txt")
-    records = list(read_documents(tmp_path))
-    assert [each.id for each in records if isinstance(each, Document)] == ["deep/a.txt#1"]
-    faults = [str(each) for each in records if isinstance(each, BadRow)]
-    assert [fault.split(": ")[0] for fault in faults] == [
-        str(tmp_path / "gone.txt"),
-        str(tmp_path / "pipe.txt"),
-    ]
-
-
-def test_a_folder_that_may_not_be_read_is_a_bad_row_among_the_others(
+def test_markup_that_a_parser_refuses_costs_that_file_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "locked").mkdir()
-    (tmp_path / "open.txt").write_text("words")
-    iterdir = Path.iterdir
+    import markdown_it
 
-    def refused(self: Path) -> Iterator[Path]:
-        if self.name == "locked":
-            raise PermissionError(errno.EACCES, "Permission denied", str(self))
-        return iterdir(self)
+    def refused(self: object, text: str) -> None:
+        raise IndexError("a parser's own fault")
 
-    monkeypatch.setattr(Path, "iterdir", refused)
-    bad, good = read_documents(tmp_path)
-    assert str(bad) == f"{tmp_path / 'locked'}: the folder cannot be read: Permission denied"
-    assert good.id == "open.txt#1"  # type: ignore[union-attr]
+    monkeypatch.setattr(markdown_it.MarkdownIt, "parse", refused)
+    (tmp_path / "a.html").write_text("<p>a</p><![foo bar]>")
+    (tmp_path / "b.md").write_text("words")
+    (tmp_path / "c.txt").write_text("good")
+    html, markdown, good = read_documents(tmp_path)
+    assert str(html).startswith(
+        f"{tmp_path}/a.html: not HTML that beautifulsoup4 can read (ParserRejectedMarkup"
+    )
+    assert str(markdown) == (
+        f"{tmp_path}/b.md: not Markdown that markdown-it-py can read (IndexError: a parser's own fault)"
+    )
+    assert good.id == "c.txt#1"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("module", "name"), [("pypdf", "a.pdf"), ("bs4", "a.html"), ("markdown_it", "a.md")])

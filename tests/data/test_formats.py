@@ -51,7 +51,7 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"key": "k", "abstract": "words", "name": "T", "id": 3}\n')
     named = {"id": "key", "text": "abstract", "title": "name"}
     found = documents(tmp_path / "a.jsonl", columns=named)
-    assert found[0] == Document("k", "T words", "T", str(tmp_path / "a.jsonl"), "line 1", {"id": 3})
+    assert found[0] == Document("k", "T words", "T", str(tmp_path / "a.jsonl"), "line 1", {"id_": 3})
     assert documents(tmp_path / "a.jsonl", columns=Columns(**named)) == found
 
 
@@ -113,105 +113,6 @@ def test_a_gzip_damaged_within_gives_what_came_before_and_says_so(tmp_path: Path
         read_queries(tmp_path / "a.jsonl.gz")
 
 
-# --- csv, tsv, parquet -------------------------------------------------------------------------------------
-
-
-def test_csv_rows_may_span_lines_and_keep_the_line_they_begin_at(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text('id,text,year\n1,"two\nlines, quoted",1999\n2,plain,\n', newline="")
-    found = documents(tmp_path / "a.csv", columns=Columns(types={"year": int}))
-    assert [(each.id, each.text, each.place, dict(each.metadata)) for each in found] == [
-        ("1", "two\nlines, quoted", "line 2", {"year": 1999}),
-        ("2", "plain", "line 4", {"year": None}),
-    ]
-
-
-def test_csv_values_are_text_unless_a_type_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("id,text,n,x,b\n1,t,007,1.5,true\n2,t,x,1,0\n")
-    assert documents(tmp_path / "a.csv")[0].metadata == {"n": "007", "x": "1.5", "b": "true"}
-    typed = Columns(types={"n": int, "x": float, "b": bool})
-    records = list(read_documents(tmp_path / "a.csv", columns=typed))
-    assert records[0].metadata == {"n": 7, "x": 1.5, "b": True}  # type: ignore[union-attr]
-    assert str(records[1]).endswith("a.csv:3: expected int as 'n', got 'x'")
-
-
-def test_csv_bad_rows(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes(b"id,text\n1,a,b\n2,caf\xe9\n3,good\n")
-    records = list(read_documents(tmp_path / "a.csv"))
-    assert [getattr(each, "line", None) for each in records] == [2, 3, None]
-    assert "expected 2 fields as in the header, got 3" in str(records[0])
-    assert "UTF-8" in str(records[1])
-
-
-def test_csv_without_the_columns_needed_lists_those_there_are(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("key,abstract\n1,words\n")
-    assert "no id column: expected one of id, _id" in bad_rows(tmp_path / "a.csv")[0]
-    assert "the columns are key, abstract" in bad_rows(tmp_path / "a.csv")[0]
-    assert (
-        "no id column: expected 'nr'"
-        in bad_rows(tmp_path / "a.csv", columns={"id": "nr", "text": "abstract"})[0]
-    )
-
-
-def test_a_csv_column_that_stands_there_twice_spoils_that_file_and_no_other(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("id,text,text\n1,a,b\n")
-    (tmp_path / "b.csv").write_text("id,text\n1,good\n")
-    bad, good = read_documents(tmp_path)
-    assert str(bad) == f"{tmp_path / 'a.csv'}:1: column 'text' stands there twice; give each its own name"
-    assert good.text == "good"  # type: ignore[union-attr]
-    (tmp_path / "q.csv").write_text("id,text,id\n1,a,b\n")
-    with pytest.raises(InputError, match="'id' stands there twice"):
-        read_queries(tmp_path / "q.csv")
-
-
-def test_a_quote_that_is_never_closed_is_named_and_not_read_as_one_long_text(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text('id,text\n1,good\n2,"open\n3,swallowed\n')
-    good, bad = read_documents(tmp_path / "a.csv")
-    assert good.text == "good"  # type: ignore[union-attr]
-    assert str(bad).startswith(f"{tmp_path / 'a.csv'}:3: not a row of csv")
-    assert "a quote is opened there and never closed" in str(bad)
-
-
-def test_a_tsv_has_no_quotes(tmp_path: Path) -> None:
-    (tmp_path / "a.tsv").write_text('id\ttext\n1\t"quoted\n2\tplain\n')
-    assert [each.text for each in documents(tmp_path / "a.tsv")] == ['"quoted', "plain"]
-
-
-def test_a_field_longer_than_the_csv_modules_own_limit(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text(f"id,text\n1,{'long ' * 50_000}\n")
-    assert len(documents(tmp_path / "a.csv")[0].text) > 200_000
-
-
-def test_parquet_keeps_types(tmp_path: Path) -> None:
-    arrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as parquet
-
-    table = arrow.table({"id": ["a", "b"], "text": ["one", "two"], "year": [1999, None]})
-    parquet.write_table(table, tmp_path / "a.parquet")
-    found = documents(tmp_path / "a.parquet")
-    assert [(each.id, each.text, each.place, each.metadata["year"]) for each in found] == [
-        ("a", "one", "row 1", 1999),
-        ("b", "two", "row 2", None),
-    ]
-    whole = (tmp_path / "a.parquet").read_bytes()
-    for damaged in (b"", b"PAR1 not really", whole[: len(whole) // 2], whole[:-1]):
-        (tmp_path / "b.parquet").write_bytes(damaged)
-        (fault,) = bad_rows(tmp_path / "b.parquet")
-        assert "parquet file cannot be read from here on" in fault
-        assert "Was it cut short? Copy it again" in fault
-
-
-def test_a_parquet_value_that_is_not_utf8_is_a_bad_row_among_good_ones(tmp_path: Path) -> None:
-    arrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as parquet
-
-    bytes_column = arrow.array([b"one", b"caf\xe9", b"three"], arrow.binary())
-    texts = bytes_column.view(arrow.string())  # unchecked, as some writers are
-    parquet.write_table(arrow.table({"id": ["a", "b", "c"], "text": texts}), tmp_path / "a.parquet")
-    first, bad, last = read_documents(tmp_path / "a.parquet")
-    assert (first.id, last.id) == ("a", "c")  # type: ignore[union-attr]
-    assert str(bad).startswith(f"{tmp_path / 'a.parquet'}:2: expected UTF-8, got byte 0xe9")
-
-
 # --- what is not there ---------------------------------------------------------------------------------------
 
 
@@ -255,6 +156,7 @@ def test_records_are_cut_into_passages_only_when_asked(tmp_path: Path) -> None:
         ("q.tsv", "7\tfirst query\n8\tsecond\n", [Query("first query", "7"), Query("second", "8")]),
         ("q.tsv", "qid\tquery\n7\tfirst query\n", [Query("first query", "7")]),
         ("q.csv", "id,text\n7,first query\n", [Query("first query", "7")]),
+        ("q.csv", "\nid,text\n7,first query\n", [Query("first query", "7")]),
         ("q.jsonl", '{"query_id": 7, "question": "first query"}\n', [Query("first query", "7")]),
     ],
 )
@@ -269,6 +171,9 @@ def test_queries_of_every_form(tmp_path: Path, name: str, content: str, expected
         ("q.jsonl", '{"id": "a", "text": "t"}\nnot json\n', r"q\.jsonl:2: not JSON"),
         ("q.jsonl", '{"id": "a", "words": "t"}\n', r"q\.jsonl:1: .*the fields are id, words"),
         ("q.tsv", "no tab\n", r"q\.tsv:1: expected an id, a tab and a query"),
+        ("q.tsv", "1\ta\nq1\t\n", r"q\.tsv:2: expected an id, a tab and a query, got 'q1'"),
+        ("q.tsv", "\ta query\n", r"q\.tsv:1: expected an id, a tab and a query"),
+        ("q.csv", 'id,"text\n7,a\n', r"q\.csv:1: not a row of csv"),
         ("q.tsv", "1\ta\n1\tb\n", "query id '1' stands there twice"),
         ("q.txt", "", "no queries found"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -51,6 +52,19 @@ def test_a_sentence_too_long_is_cut_between_words() -> None:
 
 def test_scripts_without_blanks_are_counted_by_character() -> None:
     assert passages("今天天气好。我们去公园。", 6) == ["今天天气好。", "我们去公园。"]
+
+
+def test_a_long_text_without_sentence_ends_takes_little_memory() -> None:
+    text = "2026-11-24 INFO request served in 12 ms\n" * 20_000
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in passage_spans(text, PassageRule()))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == 700  # 140,000 words in pieces of 200: none is short enough to be repeated
+    # A match object for each word took 25 times the text.
+    assert most < len(text)
 
 
 @pytest.mark.parametrize(("words", "overlap"), [(0, 0), (5, 5), (5, -1)])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import runoff
-from runoff.contracts import Document, IndexStoreError, Query
+from runoff.contracts import Document, IndexStoreError, Query, TokenizerMismatchError
 from runoff.search.index import Index, IngestOptions
 from runoff.search.retrieve import BM25
 from runoff.search.settings import load_settings
@@ -168,9 +168,11 @@ def test_an_update_killed_in_any_stage_leaves_each_batch_old_or_new_and_complete
         assert new == sorted(new, reverse=True)
         if seconds == 0.0:
             assert sum(new) == (call - 1 if stage == "put" else count / BATCH)
-    if stage == "replace tokens":
-        assert Index.open(path).tokenizer is None
-        Index.open(path).retokenize(SharedWords())
+        if stage == "replace tokens":
+            assert Index.open(path).tokenizer is None
+            with pytest.raises(TokenizerMismatchError, match="--retokenize"):
+                complete_here(path, count, "second")
+            Index.open(path).retokenize(SharedWords())
     complete_here(path, 1000, "second")
     check_whole(path, 1000, "second")
 
@@ -208,6 +210,25 @@ def test_an_interrupted_ingest_keeps_whole_batches_and_says_it_is_incomplete(tmp
     assert len(reopened) == 100
     assert reopened.info().state == "incomplete"
     assert reopened.add(numbered_documents(130)).added == 30
+    assert reopened.info().state == "complete"
+
+
+@pytest.mark.parametrize("stored", [0, 100])
+def test_interrupted_before_its_first_batch_an_index_is_complete_only_if_it_was(
+    tmp_path: Path, stored: int
+) -> None:
+    def interrupted():  # type: ignore[no-untyped-def]
+        yield from numbered_documents(10, first=stored)
+        raise KeyboardInterrupt
+
+    index = Index.create(tmp_path / "index")
+    if stored:
+        index.add(numbered_documents(stored))
+    with pytest.raises(KeyboardInterrupt):
+        index.add(interrupted())
+    reopened = Index.open(index.path)
+    assert (len(reopened), reopened.info().state) == (stored, "complete" if stored else "incomplete")
+    assert reopened.add(numbered_documents(stored + 10)).added == 10
     assert reopened.info().state == "complete"
 
 

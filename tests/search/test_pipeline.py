@@ -131,6 +131,7 @@ def test_top_k_of_0_gives_none_beyond_the_corpus_gives_all_and_negative_is_refus
     search = Search(index, SharedWords(), WordHashes(), SearchOptions(retrieve="dense"))
     assert search.search("river", top_k=0).hits == []
     assert len(search.search("river", top_k=10_000)) == 300
+    assert len(search.search("river", top_k=2**70)) == 300
     with pytest.raises(InputError, match="top_k of 0 or more, got -1"):
         search.search("river", top_k=-1)
 
@@ -217,6 +218,17 @@ def test_stored_tokens_that_are_not_there_are_asked_for_in_vain(tmp_path: Path) 
     with pytest.raises(InputError, match="--retokenize"):
         Search(index, SharedWords(), options=SearchOptions(tokens="stored"))
     assert ids(Search(index, SharedWords()).search("words").hits) == ["a"]
+
+
+def test_a_hit_whose_tokens_are_not_there_is_refused_where_they_are_insisted_on(tmp_path: Path) -> None:
+    words = SharedWords()
+    index = Index.create(tmp_path / "index", words)
+    index.add([Document("a", "river words"), Document("b", "harbour words")])
+    table = index._table
+    table.append(table.rows([name for name in table.schema.names if name != "tokens"], "id = 'a'"))
+    with pytest.raises(InputError, match=r"hit 'a' has no stored token ids.*Use tokens=\"auto\""):
+        Search(index, words, options=SearchOptions(tokens="stored")).search("river")
+    assert ids(Search(index, words).search("river").hits) == ["a", "a"]
 
 
 def test_a_scorer_of_texts_only_gets_texts(index: Index) -> None:

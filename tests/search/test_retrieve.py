@@ -108,7 +108,8 @@ def test_tied_documents_come_by_id_also_across_the_last_place(tmp_path: Path) ->
 def test_k_of_0_gives_nothing_beyond_gives_all_and_negative_is_refused(index: Index) -> None:
     for retriever in (BM25(index), Dense(index, WordHashes()), Hybrid([BM25(index)]), Candidates(["apple"])):
         assert retriever.retrieve(Query("apple"), 0) == []
-        assert 0 < len(retriever.retrieve(Query("apple"), 10_000)) <= len(DOCUMENTS)
+        for k in (10_000, 2**63 - 1, 2**63, 2**70):
+            assert 0 < len(retriever.retrieve(Query("apple"), k)) <= len(DOCUMENTS)
         with pytest.raises(InputError, match="got -1"):
             retriever.retrieve(Query("apple"), -1)
 

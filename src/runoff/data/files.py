@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runoff.contracts import BadRow, Document, MissingExtraError
+from runoff.contracts import BadRow, Document, MissingExtraError, Origin
 from runoff.data.encoding import not_utf8
 from runoff.data.passages import PassageRule, passage_spans
 
 
 class Section(NamedTuple):
-    """A stretch of a file that passages do not cross: its heading, its text, and where it stands.
+    """A stretch of a file that passages do not cross: its headings from the outermost, its text, and where
+    it stands.
 
     `place` turns characters [start, end) of the text into words such as "lines 3-9" or "page 2".
     """
 
-    heading: str | None
+    headings: tuple[str, ...]
     text: str
     place: Callable[[int, int], str]
 
@@ -37,22 +39,41 @@ def file_documents(path: Path, name: str, rule: PassageRule) -> Iterator[Documen
     except UnreadableFileError as error:
         yield BadRow(str(path), None, str(error))
         return
-    number = 0
-    for section in sections:
-        for span in passage_spans(section.text, rule):
-            number += 1
-            body = section.text[span.start : span.end]
-            # A heading stands in front of every passage of its section, unless the passage begins with it.
-            repeats = section.heading is None or body.lstrip("# ").startswith(section.heading)
-            text = body if repeats else f"{section.heading} {body}"
-            place = section.place(span.start, span.end)
-            yield Document(f"{name}#{number}", text, section.heading, name, place)
-    if number == 0:
+    cut = [(section, span) for section in sections for span in passage_spans(section.text, rule)]
+    origin = Origin(str(path), passages=len(cut))
+    for number, (section, span) in enumerate(cut, start=1):
+        text = _headed(section.text[span.start : span.end], section.headings)
+        title = " > ".join(section.headings) or None
+        place = section.place(span.start, span.end)
+        yield Document(f"{name}#{number}", text, title, name, place, origin=origin)
+    if not cut:
         yield BadRow(str(path), None, "no text in it" + NO_TEXT_HINTS.get(path.suffix.lower(), ""))
+
+
+def _headed(passage: str, headings: tuple[str, ...]) -> str:
+    """The passage with its section's headings in front, each once: it may begin with the innermost itself."""
+    if not headings:
+        return passage
+    if passage.lstrip("# ").startswith(headings[-1]):
+        return " > ".join([*headings[:-1], passage])
+    return f"{' > '.join(headings)} {passage}"
 
 
 class UnreadableFileError(Exception):
     """A file that its parser cannot make sense of."""
+
+
+@contextmanager
+def _parsing(kind: str, parser: str) -> Iterator[None]:
+    """Turns what a parser raises over a damaged file, of whatever kind, into `UnreadableFileError`."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise UnreadableFileError(
+            f"not {kind} that {parser} can read ({type(error).__name__}: {error})"
+        ) from error
 
 
 NO_TEXT_HINTS = {".pdf": "; a scanned PDF needs text recognition (OCR) first"}
@@ -76,7 +97,7 @@ def _char_place(start: int, end: int) -> str:
 
 def text_sections(path: Path) -> list[Section]:
     text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    return [Section(None, text, _line_places(text))]
+    return [Section((), text, _line_places(text))]
 
 
 def markdown_sections(path: Path) -> list[Section]:
@@ -86,7 +107,8 @@ def markdown_sections(path: Path) -> list[Section]:
     lines = text.split("\n")
     start = _front_matter_lines(lines)
     body = "\n".join(lines[start:])
-    tokens = markdown.MarkdownIt("commonmark").parse(body)
+    with _parsing("Markdown", "markdown-it-py"):
+        tokens = markdown.MarkdownIt("commonmark").parse(body)
     sections: list[Section] = []
     headings: list[tuple[int, str]] = []
     opened = 0
@@ -94,8 +116,8 @@ def markdown_sections(path: Path) -> list[Section]:
     def close(end: int) -> None:
         part = "\n".join(lines[start + opened : start + end])
         if part.strip():
-            name = " > ".join(each for _, each in headings) or None
-            sections.append(Section(name, part, _line_places(part, start + opened + 1)))
+            names = tuple(each for _, each in headings if each)
+            sections.append(Section(names, part, _line_places(part, start + opened + 1)))
 
     for token, inline in pairwise(tokens):
         if token.type == "heading_open" and token.level == 0:
@@ -118,18 +140,24 @@ def _front_matter_lines(lines: list[str]) -> int:
 def html_sections(path: Path) -> list[Section]:
     """The visible text, block by block; places are characters of that text."""
     bs4 = _import("bs4", "HTML", "beautifulsoup4")
-    # Bytes, so that the page's own charset declaration counts.
-    page = bs4.BeautifulSoup(path.read_bytes(), "html.parser")
-    title = page.title.get_text(" ", strip=True) if page.title else None
-    for hidden in page(["script", "style", "noscript", "template", "title", "svg"]):
-        hidden.decompose()
-    for block in page(BLOCKS):
-        block.insert_before("\n\n")
-        block.append("\n\n")
-    for line_break in page("br"):
-        line_break.replace_with("\n")
-    paragraphs = (" ".join(each.split()) for each in page.get_text().split("\n\n"))
-    return [Section(title or None, "\n\n".join(each for each in paragraphs if each), _char_place)]
+    content = path.read_bytes()
+    with _parsing("HTML", "beautifulsoup4"):
+        # Bytes, so that the page's own charset declaration counts.
+        page = bs4.BeautifulSoup(content, "html.parser")
+        title = page.title.get_text(" ", strip=True) if page.title else None
+        for hidden in page(["script", "style", "noscript", "template", "title", "svg"]):
+            hidden.decompose()
+        for block in page(BLOCKS):
+            block.insert_before("\n\n")
+            block.append("\n\n")
+        for line_break in page("br"):
+            line_break.replace_with("\n")
+        paragraphs = [" ".join(each.split()) for each in page.get_text().split("\n\n")]
+    return [Section(_named(title), "\n\n".join(each for each in paragraphs if each), _char_place)]
+
+
+def _named(title: str | None) -> tuple[str, ...]:
+    return (title,) if title else ()
 
 
 # Elements that stand apart from what surrounds them.
@@ -152,17 +180,11 @@ BLOCKS += [
 def pdf_sections(path: Path) -> list[Section]:
     """One section per page."""
     pypdf = _import("pypdf", "PDF", "pypdf")
-    try:
+    with _parsing("a PDF", "pypdf"):
         reader = pypdf.PdfReader(path)
-        title = (reader.metadata and reader.metadata.title) or None
+        title = reader.metadata and reader.metadata.title
         pages = [page.extract_text() for page in reader.pages]
-    except OSError:
-        raise
-    except Exception as error:  # pypdf raises errors of many kinds over damaged files.
-        raise UnreadableFileError(
-            f"not a PDF that pypdf can read ({type(error).__name__}: {error})"
-        ) from error
-    return [Section(title, text, _page_place(number)) for number, text in enumerate(pages, start=1)]
+    return [Section(_named(title), text, _page_place(number)) for number, text in enumerate(pages, start=1)]
 
 
 def _page_place(number: int) -> Callable[[int, int], str]:

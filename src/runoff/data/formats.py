@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from runoff.contracts import BadRow, Document, InputError, Query
 from runoff.data.files import FILE_READERS, file_documents
+from runoff.data.folders import names_apart, visible_files
 from runoff.data.passages import PassageRule, passage_spans
 from runoff.data.records import (
     RECORD_READERS,
@@ -30,6 +31,7 @@ __all__ = [
     "read_documents",
     "read_qrels",
     "read_queries",
+    "read_sources",
     "read_trec_run",
     "write_trec_run",
 ]
@@ -37,6 +39,10 @@ __all__ = [
 QUERY_ID_NAMES = ("id", "_id", "qid", "query_id", "query-id")
 QUERY_TEXT_NAMES = ("text", "query", "question")
 KINDS = ", ".join([*RECORD_READERS, *FILE_READERS])
+EXPECTED = (
+    "expected records (one JSON object per line, rows of csv or parquet), or files ending in "
+    + ", ".join(FILE_READERS)
+)
 
 
 def read_documents(
@@ -49,48 +55,75 @@ def read_documents(
     records whole and cuts files by the default `PassageRule`; given, it cuts both.
     Raises `InputError` at once for a path that is not there, and at the end where no document came.
     """
-    source = Path(path)
+    return read_sources([path], columns, passages)
+
+
+def read_sources(
+    paths: Sequence[str | Path],
+    columns: Columns | Mapping[str, Any] | None = None,
+    passages: PassageRule | None = None,
+) -> Iterator[Document | BadRow]:
+    """The documents of several files and folders, one after another, each as from `read_documents`.
+
+    So that files of one name do not meet, the ids and sources of passages begin with the name of their path:
+    as much of its end as tells it from the others. An empty path among others is a bad row.
+    """
+    sources = [Path(path) for path in paths]
     named = columns if isinstance(columns, Columns) else Columns(**(columns or {}))
+    for source in sources:
+        _check_kind(source)
+    alone = ["" if source.is_dir() else source.name for source in sources]
+    names = names_apart(sources) if len(sources) > 1 else alone
+    streams = [_documents(source, name, named, passages) for source, name in zip(sources, names, strict=True)]
+    return _joined(sources, streams)
+
+
+def _check_kind(source: Path) -> None:
     if not source.exists():
-        raise InputError(f"expected a file or folder of documents at {path}, found nothing. Check the path.")
+        raise InputError(
+            f"expected a file or folder of documents at {source}, found nothing. Check the path."
+        )
     if source.is_file() and record_reader(source) is None and source.suffix.lower() not in FILE_READERS:
-        raise InputError(f"expected a file ending in {KINDS} (or .jsonl.gz and the like), got {path}")
-    return _checked(_documents(source, named, passages), source)
+        raise InputError(f"expected a file ending in {KINDS} (or .jsonl.gz and the like), got {source}")
 
 
-def _documents(source: Path, columns: Columns, passages: PassageRule | None) -> Iterator[Document | BadRow]:
+def _joined(
+    sources: Sequence[Path], streams: Sequence[Iterator[Document | BadRow]]
+) -> Iterator[Document | BadRow]:
+    """All the streams; `InputError` at the end if they held nothing at all, which is never what was meant."""
+    empty = []
+    for source, documents in zip(sources, streams, strict=True):
+        first = next(documents, None)
+        if first is not None:
+            yield first
+            yield from documents
+            continue
+        empty.append(str(source))
+        if len(sources) > 1:
+            yield BadRow(str(source), None, f"no documents found in it: {EXPECTED}")
+    if len(empty) == len(sources):
+        raise InputError(
+            f"no documents found in {', '.join(empty)}: {EXPECTED}. Is it empty, or the wrong path?"
+        )
+
+
+def _documents(
+    source: Path, name: str, columns: Columns, passages: PassageRule | None
+) -> Iterator[Document | BadRow]:
+    """The documents of one source; `name` is what the ids of its passages begin with."""
     if source.is_file():
-        yield from _of_file(source, source.name, columns, passages)
+        yield from _of_file(source, name, columns, passages)
         return
-    corpora = [source / name for name in ("corpus.jsonl", "corpus.jsonl.gz")]
+    corpora = [source / each for each in ("corpus.jsonl", "corpus.jsonl.gz")]
     if corpus := next((each for each in corpora if each.is_file()), None):
         yield from _of_file(corpus, corpus.name, columns, passages)
         return
-    for file in _visible_files(source):
+    for file in visible_files(source):
         if isinstance(file, BadRow):
             yield file
         else:
-            yield from _of_file(file, file.relative_to(source).as_posix(), columns, passages)
-
-
-def _visible_files(folder: Path) -> Iterator[Path | BadRow]:
-    """Files under `folder`, sorted by name within each folder; hidden files and folders are passed over."""
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        yield BadRow(str(folder), None, f"the folder cannot be read: {error.strerror or error}")
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            # A link to a folder above would lead round in circles.
-            if not (entry.is_symlink() and folder.resolve().is_relative_to(entry.resolve())):
-                yield from _visible_files(entry)
-        elif entry.is_file():
-            yield entry
-        else:
-            yield BadRow(str(entry), None, "not a file that can be read (a broken link, a pipe or a device)")
+            inside = file.relative_to(source)
+            yield from _of_file(file, (PurePath(name) / inside).as_posix(), columns, passages)
 
 
 def _of_file(
@@ -120,19 +153,6 @@ def _cut(document: Document, rule: PassageRule) -> Iterator[Document]:
             text = f"{document.title} {text}"
         place = f"{document.place}, chars {span.start}-{span.end}"
         yield replace(document, id=f"{document.id}#{number}", text=text, place=place)
-
-
-def _checked(documents: Iterator[Document | BadRow], source: Path) -> Iterator[Document | BadRow]:
-    """The same stream; `InputError` at its end if it held nothing at all, which is never what was meant."""
-    empty = True
-    for document in documents:
-        empty = False
-        yield document
-    if empty:
-        raise InputError(
-            f"no documents found in {source}: expected records (one JSON object per line, rows of csv or "
-            f"parquet), or files ending in {', '.join(FILE_READERS)}. Is it empty, or the wrong path?"
-        )
 
 
 def read_queries(path: str | Path) -> list[Query]:
@@ -174,7 +194,7 @@ def _queries(file: Path) -> Iterator[Query]:
             raise InputError(str(line))
         number, text = line
         id, tab, rest = text.rstrip("\r\n").partition("\t")
-        if ending == ".tsv" and not tab:
+        if ending == ".tsv" and not (id.strip() and tab and rest.strip()):
             raise InputError(f"{file}:{number}: expected an id, a tab and a query, got {text.strip()[:60]!r}")
         yield Query(rest.strip(), id) if ending == ".tsv" else Query(text.strip(), str(number))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import NamedTuple
 
 from runoff.contracts import InputError
@@ -89,12 +90,14 @@ def _overlap_start(sentences: list[_Sentence], first: int, end: int, rule: Passa
 def _sentences(text: str, words: int) -> Iterator[_Sentence]:
     """The sentences of `text` without the blanks around them; one longer than `words` comes in pieces."""
     start = last_end = 0
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-    for end in [*ends, len(text)]:
-        found = list(_WORD.finditer(text, start, end))
-        for piece in range(0, len(found), words):
-            part = found[piece : piece + words]
-            gap = text[last_end : part[0].start()]
-            yield _Sentence(part[0].start(), part[-1].end(), len(part), gap.count("\n") > 1)
-            last_end = part[-1].end()
+    for end in chain((match.end() for match in _SENTENCE_END.finditer(text)), [len(text)]):
+        found = _WORD.finditer(text, start, end)
+        # One match at a time: a list of them took 25 times the text where no sentence ever ends.
+        for first in found:
+            last, count = first, 1
+            for word in islice(found, words - 1):
+                last, count = word, count + 1
+            gap = text[last_end : first.start()]
+            yield _Sentence(first.start(), last.end(), count, gap.count("\n") > 1)
+            last_end = last.end()
         start = end

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runoff.contracts import BadRow, Document, InputError, MissingExtraError
+from runoff.contracts import DOCUMENT_TEXTS, BadRow, Document, InputError, MissingExtraError, Origin
 from runoff.data.encoding import not_utf8
 
 ID_NAMES = ("id", "_id", "doc_id", "docid", "document_id", "docno", "pid")
@@ -36,7 +36,10 @@ class Columns:
     def document(
         self, record: Mapping[str, Any], source: str, line: int, unit: str = "line"
     ) -> Document | BadRow:
-        """The document of one record, title in front of its text; or why it cannot be one."""
+        """The document of one record, title in front of its text; or why it cannot be one.
+
+        What is no part of the document is its metadata; named as a part is, it gets a "_" behind its name.
+        """
         id_name, text_name = self._name("id", record), self._name("text", record)
         title_name = self._name("title", record)
         if id_name is None or text_name is None:
@@ -50,7 +53,8 @@ class Columns:
             return BadRow(
                 source, line, f"expected text, got {text!r:.60} as {text_name!r}, title {title!r:.60}"
             )
-        used = {id_name, text_name, title_name, "metadata", "source", "place"}
+        used = {id_name, text_name, title_name, "metadata"}
+        used |= {name for name in ("source", "place") if isinstance(record.get(name), (str, type(None)))}
         metadata = {key: value for key, value in record.items() if key not in used}
         nested = record.get("metadata")
         if isinstance(nested, Mapping):
@@ -58,7 +62,7 @@ class Columns:
         elif nested is not None:
             metadata["metadata"] = nested
         try:
-            metadata = {key: self._typed(key, value) for key, value in metadata.items()}
+            metadata = {_apart(key, metadata): self._typed(key, value) for key, value in metadata.items()}
         except ValueError as error:
             return BadRow(source, line, str(error))
         return Document(
@@ -69,6 +73,7 @@ class Columns:
             source=_said(record, "source") or source,
             place=_said(record, "place") or f"{unit} {line}",
             metadata=metadata,
+            origin=Origin(source, line),
         )
 
     def _name(self, role: str, record: Mapping[str, Any]) -> str | None:
@@ -90,6 +95,15 @@ class Columns:
             return kind(value) if kind is not bool else kind(int(value))
         except ValueError:
             raise ValueError(f"expected {kind.__name__} as {key!r}, got {value!r}") from None
+
+
+def _apart(key: str, taken: Mapping[str, Any]) -> str:
+    """A metadata name that no part of a document has, nor another field."""
+    if key in DOCUMENT_TEXTS:
+        key += "_"
+        while key in taken:
+            key += "_"
+    return key
 
 
 def _said(record: Mapping[str, Any], name: str) -> str | None:
@@ -151,22 +165,14 @@ def csv_records(path: Path, source: str) -> Iterator[tuple[int, dict[str, Any]] 
     # The module's limit is 128 KiB, shorter than a long document; it has no setting per reader.
     csv.field_size_limit(LONGEST_FIELD)
     with open_bytes(path) as file:
-        # Bytes that are not UTF-8 become surrogates, so that they are found in their row.
-        text = (line.decode("utf-8", "surrogateescape") for line in file)
+        text = _csv_lines(file)
         # Strict, or a quote that is never closed would make one document of all rows after it, unnoticed.
         rows = (
             csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
             if tabs
             else csv.reader(text, strict=True)
         )
-        header = next(rows, None)
-        if header is None:
-            return
-        header[0] = header[0].removeprefix("\ufeff").strip('"')
-        if len(set(header)) < len(header):
-            twice = next(name for row, name in enumerate(header) if name in header[:row])
-            yield BadRow(source, 1, f"column {twice!r} stands there twice; give each its own name")
-            return
+        header: list[str] | None = None
         while True:
             first_line = rows.line_num + 1
             try:
@@ -175,10 +181,19 @@ def csv_records(path: Path, source: str) -> Iterator[tuple[int, dict[str, Any]] 
                 return
             except csv.Error as error:
                 yield BadRow(source, first_line, f"not a row of csv: {error}{_csv_hint(error)}")
+                if header is None:
+                    return
                 continue
-            if not row:
+            if not row or (header is None and not "".join(row).strip()):
                 continue
-            if len(row) != len(header):
+            if header is None:
+                header = row
+                if len(set(header)) < len(header):
+                    twice = next(name for row, name in enumerate(header) if name in header[:row])
+                    reason = f"column {twice!r} stands there twice; give each its own name"
+                    yield BadRow(source, first_line, reason)
+                    return
+            elif len(row) != len(header):
                 reason = f"expected {len(header)} fields as in the header, got {len(row)}"
                 yield BadRow(source, first_line, reason)
             elif (fault := _undecoded("".join(row))) is not None:
@@ -187,8 +202,19 @@ def csv_records(path: Path, source: str) -> Iterator[tuple[int, dict[str, Any]] 
                 yield first_line, dict(zip(header, row, strict=True))
 
 
+def _csv_lines(file: BinaryIO) -> Iterator[str]:
+    """The lines of `file`; bytes that are not UTF-8 become surrogates, so that they are found in their row."""
+    for number, line in enumerate(file):
+        text = line.decode("utf-8", "surrogateescape")
+        yield text if number else text.removeprefix("\ufeff")
+
+
 def _csv_hint(error: csv.Error) -> str:
-    return ": a quote is opened there and never closed" if "unexpected end" in str(error) else ""
+    if "unexpected end" in str(error):
+        return ": a quote is opened there and never closed"
+    if "new-line" in str(error):
+        return ". Lines that end as on an old Mac? Convert them: tr '\\r' '\\n'"
+    return ""
 
 
 def _undecoded(row: str) -> str | None:
@@ -230,6 +256,8 @@ def _parquet_record(row: Any, number: int, source: str) -> tuple[int, dict[str, 
         record: dict[str, Any] = row.to_pylist()[0]
     except UnicodeDecodeError as error:
         return BadRow(source, number, not_utf8(error, "value"))
+    except (ValueError, OverflowError) as error:  # A time in nanoseconds, a year beyond 9999.
+        return BadRow(source, number, f"a value that Python cannot hold: {error}")
     return number, record
 
 

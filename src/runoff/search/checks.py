@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 from runoff.contracts import IndexStoreError, InputError, Scorer, TextEmbedder, TokenizerMismatchError
-from runoff.search.settings import EmbedderName, Settings, TokenizerName
+from runoff.search.settings import DRAFTS, EmbedderName, Settings, TokenizerName
 from runoff.search.table import LOCK_FILE
 
 
@@ -24,7 +25,7 @@ def check_free(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise IndexStoreError(f"expected a folder for the index, {folder} is a file. Choose another path.")
     others = [each.name for each in folder.iterdir()] if folder.is_dir() else []
-    if foreign := [name for name in others if name != LOCK_FILE and not name.endswith(".draft")]:
+    if foreign := [name for name in others if name != LOCK_FILE and not fnmatch(name, DRAFTS)]:
         raise IndexStoreError(
             f"{folder} is not empty ({', '.join(sorted(foreign)[:5])}) and is not an index. "
             "Choose a new folder for the index."

@@ -16,6 +16,7 @@ from runoff.contracts import (
     InputError,
     Scorer,
     TextEmbedder,
+    TokenizerMismatchError,
 )
 from runoff.search.checks import check_free, check_same, tokenizer_name
 from runoff.search.ingest import Ingest, IngestOptions, IngestReport
@@ -37,12 +38,10 @@ from runoff.search.settings import (
     clear_drafts,
     load_settings,
 )
-from runoff.search.table import Table, preload, read_errors, store_errors, writer_lock
+from runoff.search.table import Table, id_filters, preload, read_errors, store_errors, writer_lock
 
 __all__ = ["Index", "IndexInfo", "IngestOptions", "IngestReport", "preload"]
 
-# An SQL "IN" list of this many ids parses in a few milliseconds.
-IDS_PER_FILTER = 500
 RETOKENIZE_ROWS = 2048
 
 
@@ -154,6 +153,12 @@ class Index:
                 f"there is an index at {folder} already, with {len(index)} documents. Open it to add to it "
                 "(Index.open, or exist_ok=True), or choose another folder."
             )
+        if asked.tokenizer is not None and index.settings.tokenizer is None:
+            raise TokenizerMismatchError(
+                f"the index at {folder} stores no token ids; asked was to store those of "
+                f"{asked.tokenizer.name!r}. Either leave tokenizer out, or have them stored: "
+                f"runoff index {folder} --retokenize --model {asked.tokenizer.name}"
+            )
         if asked.language != index.settings.language:
             raise IndexStoreError(
                 f"the index at {folder} was made with language={index.settings.language!r}, asked was "
@@ -177,7 +182,11 @@ class Index:
     def upsert(
         self, documents: Iterable[Document | BadRow], options: IngestOptions | None = None
     ) -> IngestReport:
-        """As `add`, but a document replaces the stored one of its id where anything differs."""
+        """As `add`, but a document replaces the stored one of its id where anything differs.
+
+        Of a file that the reader cut into passages, those stored beyond what it has now are removed, at the
+        end. What came from a bad row, or from a file that is gone, stays.
+        """
         return self._ingest(documents, options, replaces=True)
 
     def _ingest(
@@ -186,14 +195,15 @@ class Index:
         self._check_can_add()
         with writer_lock(self.path):
             self._see_others()
-            state_before = self.settings.state
+            # Of an index without documents, the first ingest has yet to end.
+            state_before = self.settings.state if self.count() else "incomplete"
             self._set_state("incomplete")
             tokenizer = self._tokenizer if self.settings.tokenizer else None
             ingest = Ingest(self._table, tokenizer, self._embedder, replaces, options or IngestOptions())
             try:
                 report = ingest.run(documents)
             except BaseException:
-                if not (ingest.report.added or ingest.report.updated):
+                if not ingest.report.written:
                     # On a full disk this fails as well; the first error says so already.
                     with suppress(IndexStoreError):
                         self._set_state(state_before)
@@ -211,8 +221,7 @@ class Index:
             )
         with writer_lock(self.path):
             self._table.refresh()
-            filters = [where] if where else list(_id_filters(ids or []))
-            return sum(self._table.delete(each) for each in filters)
+            return self._table.delete(where) if where else self._table.delete_ids(ids or [])
 
     def optimize(self) -> None:
         """Brings the BM25 index up to date, joins small files and frees the disk of old versions.
@@ -268,7 +277,7 @@ class Index:
         """As `get`, but as hits with their stored tokens, score 0 and rank 0: to be scored elsewhere."""
         columns = shown_columns(self._table.schema, with_tokens=self.tokenizer is not None)
         found: dict[str, Hit] = {}
-        for where in _id_filters(ids):
+        for where in id_filters(ids):
             rows = self._table.rows(columns, where)
             for hit in hits_of(rows, "retrieve", [0.0] * rows.num_rows):
                 found[hit.id] = hit
@@ -361,10 +370,3 @@ def _create_table(folder: Path, settings: Settings) -> tuple[Table, Settings]:
         settings = settings.with_state("creating").saved_in(folder)
         table = Table.create(folder, table_schema(settings), settings.language)
         return table, settings.with_state("complete").saved_in(folder)
-
-
-def _id_filters(ids: Sequence[str]) -> Iterator[str]:
-    """SQL filters that together match these ids."""
-    for start in range(0, len(ids), IDS_PER_FILTER):
-        quoted = ("'" + id.replace("'", "''") + "'" for id in ids[start : start + IDS_PER_FILTER])
-        yield f"id IN ({', '.join(quoted)})"

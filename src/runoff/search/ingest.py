@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TextIO
@@ -13,9 +13,9 @@ from typing import Literal, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from runoff.contracts import BadRow, Document, InputError, Scorer, TextEmbedder
+from runoff.contracts import DOCUMENT_TEXTS, BadRow, Document, InputError, Scorer, TextEmbedder
 from runoff.search.rows import Hashes, MetadataTypes, hashes_of, id_key, rows_of, stored_value
-from runoff.search.table import Table, store_errors
+from runoff.search.table import Table, id_filters, store_errors
 
 OnBadRow = Literal["report", "stop"]
 KEPT_BAD_ROWS = 1000
@@ -41,19 +41,28 @@ class IngestOptions:
 
 @dataclass(slots=True)
 class IngestReport:
-    """What became of every record that came: added, updated, unchanged (skipped) or bad."""
+    """What became of every record that came: added, updated, unchanged (skipped) or bad.
+
+    `removed`: stored passages of files that have fewer now, which `upsert` took out.
+    """
 
     added: int = 0
     updated: int = 0
     unchanged: int = 0
+    removed: int = 0
     bad: int = 0
     bad_rows: list[BadRow] = field(default_factory=list)
     seconds: float = 0.0
 
+    @property
+    def written(self) -> int:
+        """Rows of the table that are not as they were."""
+        return self.added + self.updated + self.removed
+
     def __str__(self) -> str:
         return (
             f"{self.added} documents added, {self.updated} updated, {self.unchanged} unchanged, "
-            f"{self.bad} bad rows, in {self.seconds:.1f} s"
+            f"{self.removed} removed, {self.bad} bad rows, in {self.seconds:.1f} s"
         )
 
 
@@ -64,18 +73,18 @@ class IdKeys:
         self._sorted = np.zeros(0, dtype="S16")
         self._recent: set[bytes] = set()
 
-    def add(self, key: bytes) -> bool:
-        """Whether `key` is new."""
+    def __contains__(self, key: bytes) -> bool:
         # numpy's "S16" ignores trailing zero bytes, so both sides are stripped alike.
         key = key.rstrip(b"\0")
-        if key in self._recent or self._is_sorted_in(key):
-            return False
-        self._recent.add(key)
+        return key in self._recent or self._is_sorted_in(key)
+
+    def add(self, key: bytes) -> None:
+        """Takes in a key that is new."""
+        self._recent.add(key.rstrip(b"\0"))
         if len(self._recent) >= 1 << 16:
             recent = np.array(list(self._recent), dtype="S16")
             self._sorted = np.sort(np.concatenate([self._sorted, recent]))
             self._recent = set()
-        return True
 
     def _is_sorted_in(self, key: bytes) -> bool:
         place = int(np.searchsorted(self._sorted, np.bytes_(key)))
@@ -151,6 +160,8 @@ class Ingest:
     options: IngestOptions
     report: IngestReport = field(default_factory=IngestReport)
     types: MetadataTypes = field(init=False)
+    # source -> number of passages, of every file that was read whole and cut.
+    passages: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.types = MetadataTypes(self.table.schema)
@@ -161,6 +172,8 @@ class Ingest:
         with BadRowLog(self.report, self.options) as bad_rows:
             for batch in self._batches(self._accepted(with_progress(records, self.options), bad_rows)):
                 self._write(batch)
+        if self.replaces and self.passages:
+            self._remove_stale()
         if not (self.report.added or self.report.updated or self.report.unchanged):
             raise InputError(self._nothing_found())
         self.report.seconds = time.perf_counter() - began
@@ -183,52 +196,44 @@ class Ingest:
             if isinstance(record, BadRow):
                 bad_rows.add(record)
                 continue
-            reason = self._fault(record)
+            _check_document(record)
+            self._note_passages(record)
+            reason = _fault(record)
             key = id_key(record.id) if reason is None else b""
-            if reason is None and not seen.add(key):
+            if reason is None and key in seen:
                 reason = f"duplicate id {record.id!r}: an earlier record of this input has it, and was kept"
             before = stored.hashes(key) if reason is None else None
-            now = hashes_of(record) if before is not None else None
-            if before is not None and now is not None:
-                if now == before or (now.content == before.content and not self.replaces):
-                    self.report.unchanged += 1
-                    continue
-                if not self.replaces:
-                    reason = (
-                        f"id {record.id!r} is in the index with other content, which was kept; "
-                        "use upsert to replace it"
-                    )
+            if before is not None and self._is_kept(hashes_of(record), before):
+                seen.add(key)
+                self.report.unchanged += 1
+                continue
+            if before is not None and not self.replaces:
+                reason = (
+                    f"id {record.id!r} is in the index with other content, which was kept; "
+                    "use upsert to replace it"
+                )
             reason = reason or self.types.fault(_flat(record))
             if reason is not None:
                 bad_rows.add(bad_row_of(record, reason))
             else:
+                seen.add(key)
                 yield record, before is not None
 
-    def _fault(self, record: Document) -> str | None:
-        if not isinstance(record, Document):
-            raise InputError(
-                f"expected Document (or BadRow) objects, got {type(record).__name__}: {str(record)[:80]!r}. "
-                "Make them with runoff.data.formats.read_documents, or Document(id=..., text=...)."
-            )
-        if not record.id:
-            return "an id must be a text that is not empty"
-        if not record.text.strip():
-            return f"document {record.id!r} has no text"
-        names = ("id", "text", "title", "source", "place")
-        texts: dict[str, object] = {name: getattr(record, name) for name in names}
-        for name, value in (texts | _flat(record)).items():
-            try:
-                f"{name}{value}".encode()
-            except UnicodeEncodeError as error:
-                return f"the {name} of document {record.id!r} has half of a character ({error.reason})"
-        return None
+    def _note_passages(self, record: Document) -> None:
+        """Keeps how many passages the record's file has; of two files of one name, those of the longer."""
+        if record.source and record.origin and record.origin.passages:
+            before = self.passages.get(record.source, 0)
+            self.passages[record.source] = max(before, record.origin.passages)
+
+    def _is_kept(self, now: Hashes, before: Hashes) -> bool:
+        return now == before or (now.content == before.content and not self.replaces)
 
     def _batches(self, accepted: Iterable[tuple[Document, bool]]) -> Iterator[list[tuple[Document, bool]]]:
         batch: list[tuple[Document, bool]] = []
         size = 0
         for document, is_stored in accepted:
             batch.append((document, is_stored))
-            size += len(document.text)
+            size += _text_bytes(document)
             if len(batch) >= self.options.batch_documents or size >= self.options.batch_bytes:
                 yield batch
                 batch, size = [], 0
@@ -251,17 +256,76 @@ class Ingest:
         self.report.added += added
         self.report.updated += updated
 
+    def _remove_stale(self) -> None:
+        """Deletes the passages that files, read whole in this run, had before and have no more.
+
+        Last of all: a run that is killed before has replaced or kept every passage of these files, and one
+        that is killed within leaves some of the stale ones, which the next run finds in the same way.
+        """
+        stale = [
+            id
+            for batch in self.table.batches(["id", "source"], "source IS NOT NULL")
+            for id, source in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+            if _is_beyond(id, source, self.passages)
+        ]
+        for where in id_filters(stale):
+            self.report.removed += self.table.delete(where)
+
+
+def _check_document(record: object) -> None:
+    if not isinstance(record, Document):
+        raise InputError(
+            f"expected Document (or BadRow) objects, got {type(record).__name__}: {str(record)[:80]!r}. "
+            "Make them with runoff.data.formats.read_documents, or Document(id=..., text=...)."
+        )
+
+
+def _fault(record: Document) -> str | None:
+    """Why this document cannot be stored whatever the table holds, or None."""
+    for name in DOCUMENT_TEXTS:
+        value = getattr(record, name)
+        if not isinstance(value, str) and (value is not None or name in ("id", "text")):
+            return f"expected text as the {name} of document {record.id!r:.60}, got {value!r:.60}"
+    if not isinstance(record.metadata, Mapping):
+        return f"expected a mapping as the metadata of document {record.id!r}, got {record.metadata!r:.60}"
+    if not record.id:
+        return "an id must be a text that is not empty"
+    if not record.text.strip():
+        return f"document {record.id!r} has no text"
+    for name, value in (_texts(record) | _flat(record)).items():
+        try:
+            f"{name}{value}".encode()
+        except UnicodeEncodeError as error:
+            return f"the {name} of document {record.id!r} has half of a character ({error.reason})"
+    return None
+
+
+def _texts(document: Document) -> dict[str, object]:
+    return {name: getattr(document, name) for name in DOCUMENT_TEXTS}
+
 
 def _flat(document: Document) -> dict[str, object]:
     return {key: stored_value(value) for key, value in document.metadata.items()}
 
 
+def _text_bytes(document: Document) -> int:
+    """Bytes of all that is text in a document, its metadata included: nearly all that its row takes."""
+    values = [*_texts(document).values(), *_flat(document).values()]
+    return sum(len(value.encode()) for value in values if isinstance(value, str))
+
+
+def _is_beyond(id: str, source: str, passages: Mapping[str, int]) -> bool:
+    """Whether `id` is SOURCE#NUMBER with a higher number than its file has passages now."""
+    number = id.removeprefix(f"{source}#")
+    return source in passages and number != id and number.isdecimal() and int(number) > passages[source]
+
+
 def bad_row_of(document: Document, reason: str) -> BadRow:
-    """The bad row of a document, with the line it came from where its place is a line."""
-    line = None
-    if document.place and document.place.startswith("line ") and document.place[5:].isdigit():
-        line = int(document.place[5:])
-    return BadRow(source=document.source or "input", line=line, reason=reason)
+    """The bad row of a document, with the file and line where its reader found it, else with what it says."""
+    if document.origin is not None:
+        return BadRow(document.origin.file, document.origin.line, reason)
+    placed = f"{document.place}: {reason}" if document.place else reason
+    return BadRow(str(document.source or "input"), None, placed)
 
 
 def with_progress(

@@ -171,7 +171,8 @@ class Search:
         if not head:
             return []
         with _timed(timings, "rerank"):
-            scores = np.asarray(self.reranker.score(query.text, [_input(hit, uses_tokens) for hit in head]))
+            inputs = [self._input(hit, uses_tokens) for hit in head]
+            scores = np.asarray(self.reranker.score(query.text, inputs))
             if scores.shape != (len(head),):
                 raise InputError(
                     f"expected {len(head)} scores from {self.reranker.name!r}, one per document, got shape "
@@ -189,17 +190,21 @@ class Search:
             head = _with_stage(head, "final", final)
         return [*_by_score(head), *rest]
 
-
-def _input(hit: Hit, uses_tokens: bool) -> str | TokenIds:
-    """What the reranker gets of a hit."""
-    if uses_tokens and hit.tokens is not None:
-        return hit.tokens
-    if hit.text is None:
-        raise InputError(
-            f"hit {hit.id!r} has no text to rerank. Give the retriever the texts, "
-            "such as TrecRun(run, documents=index)."
-        )
-    return hit.text
+    def _input(self, hit: Hit, uses_tokens: bool) -> str | TokenIds:
+        """What the reranker gets of a hit."""
+        if uses_tokens and hit.tokens is not None:
+            return hit.tokens
+        if uses_tokens and self.options.tokens == "stored":
+            raise InputError(
+                f'hit {hit.id!r} has no stored token ids, which tokens="stored" insists on. Use tokens="auto", '
+                "or have them stored: runoff index PATH --retokenize --model ..."
+            )
+        if hit.text is None:
+            raise InputError(
+                f"hit {hit.id!r} has no text to rerank. Give the retriever the texts, "
+                "such as TrecRun(run, documents=index)."
+            )
+        return hit.text
 
 
 def _with_stage(hits: Sequence[Hit], stage: str, scores: Sequence[float] | np.ndarray) -> list[Hit]:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, datetime
+from datetime import date
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from runoff.contracts import Document, FloatArray, Hit, InputError, TokenIds
+from runoff.contracts import DOCUMENT_TEXTS, Document, FloatArray, Hit, InputError, TokenIds
 from runoff.search.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TEXT_COLUMNS = ("id", "text", "title", "source", "place")
-RESERVED = frozenset((*TEXT_COLUMNS, "content_hash", "place_hash", "tokens", "vector", "_score", "_distance"))
+RESERVED = frozenset(
+    (*DOCUMENT_TEXTS, "content_hash", "place_hash", "tokens", "vector", "_score", "_distance")
+)
 """Column names that metadata cannot have, besides those that begin as Lance's own row numbers do."""
 
 LANCE_OWN = "_row"
 
 INT64_LIMIT = 2**63
+# Up to here a double holds every whole number, and Arrow takes no other.
+DOUBLE_LIMIT = 2**53
 
 
 class Hashes(NamedTuple):
@@ -37,7 +41,7 @@ class Hashes(NamedTuple):
 
 def hashes_of(document: Document) -> Hashes:
     """64 bits each, equal on every machine and run."""
-    metadata = json.dumps(dict(document.metadata), sort_keys=True, default=str)
+    metadata = json.dumps(_plain(document.metadata), sort_keys=True)
     return Hashes(_hash64(document.text, document.title, metadata), _hash64(document.source, document.place))
 
 
@@ -58,7 +62,7 @@ def table_schema(settings: Settings) -> pa.Schema:
     """The columns of a new table; metadata columns join when the first document brings them."""
     import pyarrow as pa
 
-    fields = [pa.field(name, pa.string()) for name in TEXT_COLUMNS]
+    fields = [pa.field(name, pa.string()) for name in DOCUMENT_TEXTS]
     fields += [pa.field("content_hash", pa.uint64()), pa.field("place_hash", pa.uint64())]
     if settings.tokenizer:
         fields.append(tokens_field())
@@ -108,17 +112,19 @@ def vector_array(vectors: FloatArray, dimension: int) -> pa.Array:
 class MetadataTypes:
     """Which metadata columns the table has and which a batch is about to bring, with their types.
 
-    A type is set by the first value seen: "string", "int64", "double" or "bool". Whole numbers fit a
-    "double" column; within the batch that brings a column, whole numbers give way to fractions.
+    A type is set by the first value seen: "string", "int64", "double" or "bool". Whole numbers up to 2^53
+    fit a "double" column; within the batch that brings a column, they give way to fractions.
     """
 
     def __init__(self, schema: pa.Schema) -> None:
         self.stored = {field.name: str(field.type) for field in schema if field.name not in RESERVED}
         self.arriving: dict[str, str] = {}
+        # Arriving columns with a whole number that no double holds.
+        self.wide: set[str] = set()
 
     def fault(self, metadata: Mapping[str, Any]) -> str | None:
         """Why this metadata cannot be stored, or None; then its new columns count as arriving."""
-        arriving = dict(self.arriving)
+        arriving, wide = dict(self.arriving), set(self.wide)
         for key, value in metadata.items():
             if (name_fault := _name_fault(key)) is not None:
                 return name_fault
@@ -128,14 +134,22 @@ class MetadataTypes:
             known = self.stored.get(key) or arriving.get(key)
             if kind == "int64" and not -INT64_LIMIT <= value < INT64_LIMIT:
                 return f"metadata {key!r} must fit 64 bits, got {value}; give it as text"
-            if known is None or (known == "int64" and kind == "double" and key in arriving):
+            if kind == "int64" and abs(value) > DOUBLE_LIMIT:
+                if known == "double":
+                    return (
+                        f"metadata {key!r} is of type double since its first value, which holds whole numbers "
+                        f"up to 2^53, got {value}; give all its values as text"
+                    )
+                wide.add(key)
+            gives_way = known == "int64" and kind == "double" and key in arriving and key not in wide
+            if known is None or gives_way:
                 arriving[key] = kind
             elif known != kind and not (known == "double" and kind == "int64"):
                 return (
                     f"metadata {key!r} is of type {known} since its first value, got {value!r} ({kind}); "
                     "give all its values one type"
                 )
-        self.arriving = arriving
+        self.arriving, self.wide = arriving, wide
         return None
 
     def settle(self) -> pa.Schema:
@@ -145,7 +159,7 @@ class MetadataTypes:
         types = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_()}
         fields = [pa.field(key, types[kind]) for key, kind in self.arriving.items()]
         self.stored |= self.arriving
-        self.arriving = {}
+        self.arriving, self.wide = {}, set()
         return pa.schema(fields)
 
 
@@ -168,12 +182,29 @@ def _kind(value: Any) -> str:
 
 
 def stored_value(value: Any) -> Any:
-    """A metadata value as its column holds it: dates in ISO form, lists and objects as JSON text."""
-    if value is None or isinstance(value, (str, bool, int, float)):
+    """A metadata value as its column holds it: null, text, a number or bool; lists and objects as JSON text."""
+    plain = _plain(value)
+    return json.dumps(plain, ensure_ascii=False) if isinstance(plain, (list, dict)) else plain
+
+
+def _plain(value: Any) -> Any:
+    """`value` in the types of JSON: dates in ISO form, NaN and infinities (which JSON lacks) as null, and what
+    else there is (times, decimals, UUIDs) as its text."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    elif isinstance(value, np.generic) and not isinstance(value, (np.datetime64, np.timedelta64)):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, bool, int)):
         return value
-    if isinstance(value, (date, datetime)):
+    if isinstance(value, date):
         return value.isoformat()
-    return json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return str(value)
 
 
 def rows_of(
@@ -193,7 +224,7 @@ def rows_of(
         elif field.name == "vector":
             assert vectors is not None
             columns.append(vector_array(vectors, field.type.list_size))
-        elif field.name in TEXT_COLUMNS:
+        elif field.name in DOCUMENT_TEXTS:
             columns.append(pa.array([getattr(each, field.name) for each in documents], field.type))
         elif field.name in ("content_hash", "place_hash"):
             columns.append(pa.array([getattr(each, field.name[:-5]) for each in hashes], field.type))
@@ -215,7 +246,7 @@ def shown_columns(schema: pa.Schema, with_tokens: bool) -> list[str]:
 def documents_of(batch: pa.RecordBatch) -> Iterator[Document]:
     for row in batch.to_pylist():
         metadata = {key: value for key, value in row.items() if key not in RESERVED and value is not None}
-        yield Document(**{name: row[name] for name in TEXT_COLUMNS}, metadata=metadata)
+        yield Document(**{name: row[name] for name in DOCUMENT_TEXTS}, metadata=metadata)
 
 
 def hits_of(rows: pa.Table, stage: str, score: Sequence[float]) -> list[Hit]:
@@ -225,7 +256,7 @@ def hits_of(rows: pa.Table, stage: str, score: Sequence[float]) -> list[Hit]:
     hits = []
     for row, value, ids in zip(rows.select(named).to_pylist(), score, tokens, strict=True):
         metadata = {key: each for key, each in row.items() if key not in RESERVED and each is not None}
-        texts = {name: row[name] for name in TEXT_COLUMNS}
+        texts = {name: row[name] for name in DOCUMENT_TEXTS}
         hits.append(Hit(**texts, score=value, rank=0, metadata=metadata, scores={stage: value}, tokens=ids))
     return hits
 

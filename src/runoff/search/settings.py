@@ -9,8 +9,11 @@ from typing import Any, Literal
 
 from runoff.contracts import IndexStoreError, InputError
 from runoff.data.atomic import replace_file
+from runoff.data.folders import INDEX_MARK
 
-SETTINGS_FILE = "runoff-index.json"
+SETTINGS_FILE = INDEX_MARK
+# What a process killed within `saved_in` leaves.
+DRAFTS = f".{SETTINGS_FILE}.*.draft"
 FORMAT = 1
 
 State = Literal["creating", "incomplete", "complete"]
@@ -68,7 +71,7 @@ class Settings:
 
 def clear_drafts(folder: Path) -> None:
     """Removes what killed processes left of settings half written. Call it under the writer's lock."""
-    for draft in folder.glob(f".{SETTINGS_FILE}.*.draft"):
+    for draft in folder.glob(DRAFTS):
         draft.unlink(missing_ok=True)
 
 

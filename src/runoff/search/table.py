@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from runoff.contracts import FloatArray, IndexStoreError, InputError, MissingExtraError, RunoffError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Answer = TypeVar("Answer")
 
 TABLE_FOLDER = "documents.lance"
 LOCK_FILE = "writer.lock"
@@ -28,7 +30,12 @@ BM25_BUILD_MIB = 512
 # Compaction changes row addresses, so the indices are remapped: worth it only when fragments are many.
 FRAGMENTS_WORTH_COMPACTING = 16
 ROWS_PER_FRAGMENT = 1 << 18
-
+# An SQL "IN" list of this many ids parses in a few milliseconds.
+IDS_PER_FILTER = 500
+# More rows than a table has, fewer than the 64 bits that Lance counts with.
+MOST_ROWS = 1 << 40
+# What Lance says of a filter that it cannot parse, or that fails over a row.
+FILTER_SIGNS = ("Invalid user input: ", "Error applying filter expression")
 
 NOTHING_LOST = "The index still opens and holds every batch committed before this."
 UNREADABLE = (
@@ -139,6 +146,13 @@ def _locked_file(folder: Path) -> TextIO:
         return file
 
 
+def id_filters(ids: Sequence[str]) -> Iterator[str]:
+    """SQL filters that together match these ids."""
+    for start in range(0, len(ids), IDS_PER_FILTER):
+        quoted = ("'" + id.replace("'", "''") + "'" for id in ids[start : start + IDS_PER_FILTER])
+        yield f"id IN ({', '.join(quoted)})"
+
+
 class Table:
     """One Lance dataset, at the version last opened or written."""
 
@@ -200,6 +214,10 @@ class Table:
             )
             self.refresh()
         return counts["num_inserted_rows"], counts["num_updated_rows"]
+
+    def delete_ids(self, ids: Sequence[str]) -> int:
+        """Number of rows deleted; a commit per 500 ids."""
+        return sum(self.delete(where) for where in id_filters(ids))
 
     def delete(self, where: str) -> int:
         """Number of rows deleted, in one commit."""
@@ -268,8 +286,7 @@ class Table:
 
     def bm25_rows(self) -> tuple[int, int]:
         """(rows in the full text index, rows searched without it: correct, but slowly)."""
-        with read_errors(self.folder):
-            facts = self.dataset.stats.index_stats(BM25_INDEX)
+        facts = self._read(lambda: self.dataset.stats.index_stats(BM25_INDEX))
         return int(facts["num_indexed_rows"]), int(facts["num_unindexed_rows"])
 
     def _index_ids(self) -> None:
@@ -287,7 +304,7 @@ class Table:
         try:
             yield
         except (OSError, ValueError) as error:
-            if where is None or "Invalid user input" not in str(error):
+            if where is None or not any(sign in str(error) for sign in FILTER_SIGNS):
                 raise
             said = re.sub(r",? ?/\S+\.rs:\d+:\d+", "", str(error)).replace("Invalid user input: ", "")
             columns = ", ".join(f"{field.name} ({field.type})" for field in self.schema)
@@ -296,43 +313,63 @@ class Table:
                 f"{columns}; got {where!r}: {said}"
             ) from error
 
-    def rows(self, columns: Sequence[str], where: str | None = None, **scan: Any) -> pa.Table:
-        """The rows that match `where`, and what `scan` (Lance's scanner options) asks for.
+    def _read(self, action: Callable[[], Answer], where: str | None = None) -> Answer:
+        """What `action` reads, with the filter `where` if any, from the version that is open.
 
         A file that has gone means that another process compacted the table: the newest version has it.
         """
-        for attempt in ("this version", "newest version"):
-            try:
-                with self.filter_errors(where):
-                    return self.dataset.scanner(columns=list(columns), filter=where, **scan).to_table()
-            except (OSError, ValueError) as error:  # Some reach Python as ArrowInvalid, a ValueError.
-                if attempt == "newest version" or "Not found: " not in str(error):
-                    with read_errors(self.folder):
-                        raise
-                self.on_moved()
-        raise AssertionError("the second attempt returns or raises")
+        try:
+            with self.filter_errors(where):
+                return action()
+        except (OSError, ValueError, RuntimeError) as error:
+            with read_errors(self.folder):
+                if "Not found: " not in str(error):
+                    raise
+        self.on_moved()
+        with read_errors(self.folder), self.filter_errors(where):
+            return action()
+
+    def rows(self, columns: Sequence[str], where: str | None = None, **scan: Any) -> pa.Table:
+        """The rows that match `where`, and what `scan` (Lance's scanner options) asks for."""
+        names = list(columns)
+        return self._read(lambda: self.dataset.scanner(columns=names, filter=where, **scan).to_table(), where)
 
     def batches(self, columns: Sequence[str], where: str | None = None) -> Iterator[pa.RecordBatch]:
         """All rows that match, in insertion order, a batch at a time."""
+        options = {"batch_size": 2048, "batch_readahead": 2, "scan_in_order": True}
+
+        def begun() -> tuple[pa.RecordBatch | None, Iterator[pa.RecordBatch]]:
+            batches = self.dataset.scanner(columns=list(columns), filter=where, **options).to_batches()
+            return next(batches, None), batches
+
+        first, others = self._read(begun, where)
+        if first is not None:
+            yield first
         with read_errors(self.folder), self.filter_errors(where):
-            scanner = self.dataset.scanner(
-                columns=list(columns), filter=where, batch_size=2048, batch_readahead=2, scan_in_order=True
-            )
-            yield from scanner.to_batches()
+            yield from others
 
     def count(self, where: str | None = None) -> int:
-        with read_errors(self.folder), self.filter_errors(where):
-            return int(self.dataset.count_rows(filter=where))
+        return self._read(lambda: int(self.dataset.count_rows(filter=where)), where)
 
     def match_text(self, query: str, k: int, where: str | None, columns: Sequence[str]) -> pa.Table:
         """Up to `k` rows by BM25, with `_score`: any word of `query` may match; it has no operators."""
         match = import_lance().query.MatchQuery(query, "text")
-        return self.rows([*columns, "_score"], where, full_text_query=match, limit=k, prefilter=True)
+        return self.rows(
+            [*columns, "_score"], where, full_text_query=match, limit=min(k, MOST_ROWS), prefilter=True
+        )
 
     def nearest(self, vector: FloatArray, k: int, where: str | None, columns: Sequence[str]) -> pa.Table:
         """Up to `k` rows by exact cosine similarity, with `_distance` (1 - cosine)."""
-        nearest = {"column": "vector", "q": vector, "k": k, "metric": "cosine", "use_index": False}
+        nearest = {"column": "vector", "q": vector, "k": min(k, MOST_ROWS)}
+        nearest |= {"metric": "cosine", "use_index": False}
         return self.rows([*columns, "_distance"], where, nearest=nearest, prefilter=True)
 
     def bytes_on_disk(self) -> int:
-        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        return sum(map(_size, self.folder.rglob("*")))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:  # Another process has just cleared it away.
+        return 0

@@ -87,7 +87,7 @@ def test_a_read_only_disk_is_searched_and_nothing_else(
         (index_on_disk, "--optimize"),
         (index_on_disk.with_name("new.index"), "--from", notes, *model),
     ):
-        shell("index", *words).check_refused(1, "The disk is read-only: make it writable, or put the index")
+        shell("index", *words).check_refused(1, "The disk is read-only: make it writable, or choose another place")
     demo = ("demo", "boiler", "--documents", notes, *model, "--index", index_on_disk.with_name("new.index"))
     shell(*demo).check_refused(1, "The disk is read-only: make it writable")
     target = index_on_disk.with_name("out.trec")
@@ -138,7 +138,7 @@ def test_a_run_that_outgrows_its_disk_keeps_its_answers_and_the_same_command_com
 
     answer = limited(len(whole) - 10, *command)
     assert answer.returncode == 1
-    assert "The file reached the size limit (ulimit -f): raise it, then run the same command" in answer.stderr
+    assert "A file reached the size limit (ulimit -f): raise it, then run the same command" in answer.stderr
     assert "Traceback" not in answer.stderr
     kept = journal.read_bytes()
     assert whole.startswith(kept)

@@ -106,7 +106,7 @@ FAULTS: list[tuple[BaseException, int, tuple[str, ...]]] = [
     (IndexStoreError("no index"), 2, ("no index",)),
     (ScoreError("no number"), 1, ("no number",)),
     (FULL, 1, ("No space left on device", "free space, then run the same command again")),
-    (FORBIDDEN, 1, ("/secret/file: Permission denied", "Change its permissions")),
+    (FORBIDDEN, 1, ("/secret/file: Permission denied", "change the permissions")),
     (OSError(errno.EIO, "Input/output error"), 1, ("Input/output error", "run the same command again")),
     (MemoryError(), 1, ("out of memory", "fewer or shorter texts", "a smaller model")),
     (KeyError("x"), 1, ("KeyError: 'x'", "a mistake in Runoff", "--debug and report")),

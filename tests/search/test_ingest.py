@@ -261,7 +261,7 @@ def test_a_read_only_disk_can_be_searched_and_refuses_writing_with_what_to_do(sm
         lambda: Index.create(small_disk / "another"),
     ):
         with pytest.raises(
-            IndexStoreError, match="The disk is read-only: make it writable, or put the index"
+            IndexStoreError, match="The disk is read-only: make it writable, or choose another place"
         ):
             write()
     assert len(Index.open(index.path)) == 50

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -33,14 +32,6 @@ exit codes: 0 done, 2 the command or its input must be mended, 1 anything else, 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 # What a shell shows for a process that SIGPIPE ended, as it does `cat` in `cat | head`.
 EXIT_PIPE_CLOSED = 141
-
-REMEDIES = {
-    errno.ENOSPC: "The disk is full: free space, then run the same command again",
-    errno.EDQUOT: "Your disk quota is used up: free space, then run the same command again",
-    errno.EFBIG: "The file reached the size limit (ulimit -f): raise it, then run the same command again",
-    errno.EROFS: "The disk is read-only: make it writable, or choose another place",
-    errno.EACCES: "Change its permissions, or choose another place",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,7 +78,9 @@ def _explained(error: Exception) -> int:
         is_disk = isinstance(error, IndexStoreError) and error.__cause__ is not None
         return EXIT_FAILED if is_disk or isinstance(error, ScoreError) else EXIT_BAD_INPUT
     if isinstance(error, OSError):
-        remedy = REMEDIES.get(error.errno or 0, "Mend that, then run the same command again")
+        from runoff.data.disk import disk_remedy
+
+        remedy = disk_remedy(str(error)) or "Mend that, then run the same command again."
         _say(f"error: {error.filename or 'the system'}: {error.strerror or error}. {remedy}")
     elif isinstance(error, MemoryError):
         _say("error: out of memory. Score fewer or shorter texts at a time, or choose a smaller model")

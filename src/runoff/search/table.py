@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from runoff.contracts import FloatArray, IndexStoreError, InputError, MissingExtraError, RunoffError
+from runoff.data.disk import disk_remedy
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,20 +43,6 @@ UNREADABLE = (
     "Nothing was changed. Check that you may read the folder; if its files are damaged or gone, restore them "
     "from a copy, or make the index anew from its sources in another folder."
 )
-# By what the system says, in Rust's words and in Python's.
-_FULL = "The disk is full: free space, then run the same command again; it completes the rest."
-_READ_ONLY = "The disk is read-only: make it writable, or put the index elsewhere."
-_FORBIDDEN = "You may not write there: change the folder's permissions, or put the index elsewhere."
-REMEDIES = {
-    "os error 28": _FULL,
-    "no space left": _FULL,
-    "os error 122": "Your disk quota is used up: free space, then run the same command again.",
-    "os error 27": "A file reached the size limit (ulimit -f): raise it, then run the same command again.",
-    "os error 30": _READ_ONLY,
-    "read-only file system": _READ_ONLY,
-    "os error 13": _FORBIDDEN,
-    "permission denied": _FORBIDDEN,
-}
 
 
 def import_lance() -> Any:
@@ -107,10 +94,7 @@ def _translated(action: str, folder: Path, advice: Callable[[str], str]) -> Iter
 
 
 def _remedy(said: str) -> str:
-    for sign, remedy in REMEDIES.items():
-        if sign in said.lower():
-            return f"{remedy} {NOTHING_LOST}"
-    return NOTHING_LOST
+    return f"{disk_remedy(said) or ''} {NOTHING_LOST}".lstrip()
 
 
 @contextmanager

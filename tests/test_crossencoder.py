@@ -150,7 +150,11 @@ def test_a_batch_size_that_is_not_positive_is_a_value_error_in_both(batch_size: 
 # --- A14, C5: activation and softmax --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("activation", [nn.Sigmoid(), nn.Tanh(), nn.Identity(), torch.neg], ids=str)
+@pytest.mark.parametrize(
+    "activation",
+    [nn.Sigmoid(), nn.Tanh(), nn.Identity(), torch.neg],
+    ids=["sigmoid", "tanh", "identity", "negative"],
+)
 @pytest.mark.parametrize("name", ["ettin", "roberta", "ettin-3-labels"])
 def test_an_activation_counts_for_its_call_alone(
     name: str, activation: Any, load: Callable[[str], Both]

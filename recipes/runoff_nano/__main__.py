@@ -1,4 +1,4 @@
-"""Train, export and judge runoff-nano: a 22.7M-parameter reranker made on one CPU in about an hour.
+"""Train, export and judge runoff-nano: a 22.7M-parameter reranker made on two CPU cores in 85 minutes.
 
 Five steps, each a subcommand: prepare (question-passage pairs -> candidates with teacher scores), train (-> a
 checkpoint), export (-> sentence-transformers files in bf16), evaluate (-> NDCG@10 on judged collections) and card.

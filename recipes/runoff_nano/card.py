@@ -24,6 +24,7 @@ def card(args) -> None:
         queries=final["queries"],
         pairs=final["pairs"],
         minutes=final["seconds"] / 60,
+        precision=final["precision"],
         machine=judged[0]["machine"],
         held_out=final["held_out_queries"],
         first=held_out["positive_first"],

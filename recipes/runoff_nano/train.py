@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from model import score_pairs, start_model
 from prepare import CANDIDATES
-from start import SEED, pair_tokenizer, start_model_folder
+from start import SEED, arithmetic, pair_tokenizer, start_model_folder
 from teacher import HELD_OUT_QUERIES, Prepared
 
 MAX_TRAIN_TOKENS = 256  # per pair; only the longest passage cut below comes near it
@@ -35,6 +35,7 @@ def train(args) -> None:
     run_steps(args, prepared, model, tokenizer, optimizer, state)
     figures = held_out_figures(model, prepared, tokenizer, HELD_OUT_QUERIES)
     counts = {"queries": prepared.train_queries, "held_out_queries": HELD_OUT_QUERIES}
+    counts["precision"] = arithmetic()
     log_line(args.out, {**state, **counts, "held_out": figures, "final": True})
 
 

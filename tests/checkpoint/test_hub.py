@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import httpx
+import importlib
+
 import huggingface_hub
 import numpy as np
 import pytest
@@ -156,8 +157,10 @@ def test_only_configs_vocabularies_and_safetensors_are_downloaded(asked):
 
 
 def http_error(kind):
-    request = httpx.Request("GET", "http://127.0.0.1")
-    return kind("refused", response=httpx.Response(403, request=request))
+    # Whichever HTTP library this release of huggingface_hub brings.
+    http = importlib.import_module(errors.Response.__module__.split(".")[0])
+    request = http.Request("GET", "http://127.0.0.1")
+    return kind("refused", response=http.Response(403, request=request))
 
 
 @pytest.mark.parametrize(

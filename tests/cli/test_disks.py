@@ -87,7 +87,9 @@ def test_a_read_only_disk_is_searched_and_nothing_else(
         (index_on_disk, "--optimize"),
         (index_on_disk.with_name("new.index"), "--from", notes, *model),
     ):
-        shell("index", *words).check_refused(1, "The disk is read-only: make it writable, or choose another place")
+        shell("index", *words).check_refused(
+            1, "The disk is read-only: make it writable, or choose another place"
+        )
     demo = ("demo", "boiler", "--documents", notes, *model, "--index", index_on_disk.with_name("new.index"))
     shell(*demo).check_refused(1, "The disk is read-only: make it writable")
     target = index_on_disk.with_name("out.trec")

@@ -366,9 +366,11 @@ def copied(source: Path, target: Path) -> Path:
 
 
 def place_in_hub_cache(folder: Path, repo_id: str, cache_dir: Path, revision: str = "main") -> Path:
-    """Puts a checkpoint where huggingface_hub looks for a downloaded one; returns the snapshot folder."""
+    """Puts a checkpoint where huggingface_hub looks for a downloaded one, in the place of one of that name;
+    returns the snapshot folder."""
     commit = hashlib.sha1(f"{repo_id}@{revision}".encode()).hexdigest()
     repo = cache_dir / f"models--{repo_id.replace('/', '--')}"
     (repo / "refs").mkdir(parents=True, exist_ok=True)
     (repo / "refs" / revision).write_text(commit, encoding="utf-8")
+    shutil.rmtree(repo / "snapshots" / commit, ignore_errors=True)
     return copied(folder, repo / "snapshots" / commit)

@@ -65,8 +65,7 @@ def named_models(tmp_path_factory: pytest.TempPathFactory, hub_home: Path) -> No
         ("cross-encoder/ettin-reranker-32m-v1", "reranker"),
         ("sentence-transformers/static-retrieval-mrl-en-v1", "embedder"),
     ):
-        if not (hub_home / "hub" / f"models--{name.replace('/', '--')}").exists():
-            standins.place_in_hub_cache(folder / folder_name, name, hub_home / "hub")
+        standins.place_in_hub_cache(folder / folder_name, name, hub_home / "hub")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

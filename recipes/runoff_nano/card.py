@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from files import write_atomically
+from prepare import CANDIDATES
 
 TEMPLATE = Path(__file__).with_name("card.md")
 
@@ -22,6 +23,8 @@ def card(args) -> None:
         sha256=judged[0]["weights_sha256"],
         pooling=json.loads((args.model / "1_Pooling" / "config.json").read_text())["pooling_mode"],
         queries=final["queries"],
+        seen=min(final["pairs"] // CANDIDATES, final["queries"]),
+        candidates=CANDIDATES,
         pairs=final["pairs"],
         minutes=final["seconds"] / 60,
         precision=final["precision"],

@@ -58,6 +58,18 @@ def test_sentence_transformers_loads_it_and_gives_the_same_scores(nano: CrossEnc
     np.testing.assert_allclose(nano.predict(pairs), expected, rtol=0, atol=1e-4)
 
 
+def test_a_score_does_not_depend_on_its_batch_mates(nano: CrossEncoder) -> None:
+    """To 1e-5, with trained weights, on any processor."""
+    pairs = [pair for sample in sample_candidates(2, 15, longest_words=200) for pair in sample.pairs]
+    pairs += [(query, text) for query, texts in (APPLE, MARS) for text in texts]
+    together = nano.predict(pairs)
+    alone = np.array([nano.predict(pair) for pair in pairs])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+    for budget in (100, 100_000):
+        budgeted = CrossEncoder("runoff-nano", token_budget=budget).predict(pairs[::-1])
+        np.testing.assert_allclose(budgeted[::-1], together, rtol=0, atol=1e-5)
+
+
 def test_it_is_small_and_stored_in_bf16_safetensors_alone() -> None:
     files = [file for file in MODEL.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
     weights = [file for file in files if file.suffix == ".safetensors"]

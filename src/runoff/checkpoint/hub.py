@@ -32,7 +32,7 @@ def find_model(
     """
     name = os.fspath(name_or_path)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():  # "" would be the current folder
         return path
     if path.is_file():
         raise CheckpointNotFoundError(

@@ -24,8 +24,8 @@ from typing import Any
 
 from ingest import LEADS, NANO, ROOT, circumstances, leads, made_queries, record
 
-QUERIES, QUICK_QUERIES = 50, 10
-TYPED, QUICK_TYPED = 11, 3
+QUERIES, QUICK_QUERIES = 12, 3
+TYPED, QUICK_TYPED = 7, 3
 TABLE_ROWS, TABLE_DIMENSION = 30522, 1024
 STAGES = ("retrieve", "rerank", "total")
 WAYS = {

@@ -115,8 +115,8 @@ def test_records_keep_their_own_ids_whatever_else_is_read(tmp_path: Path) -> Non
     ("paths", "names"),
     [
         (["/home/notes", "/home/more"], ["notes", "more"]),
-        (["/home/notes", "/work/notes", "/work/x"], ["home/notes", "work/notes", "x"]),
-        (["/notes", "/work/notes"], ["/notes", "work/notes"]),
+        (["/home/notes", "/office/notes", "/office/x"], ["home/notes", "office/notes", "x"]),
+        (["/notes", "/office/notes"], ["/notes", "office/notes"]),
         (["/home/notes", "/home/notes/"], ["notes", "notes"]),
     ],
 )

@@ -49,8 +49,9 @@ LIBRARY_QUESTIONS = (
 DEMO_MARK = "runoff-demo.txt"
 
 ENCYCLOPEDIA_QUESTIONS = (
+    "which animal is the fastest runner on land",
+    "how do bees make honey",
     "why do leaves change colour in autumn",
-    "how do vaccines protect against disease",
 )
 
 

@@ -6,7 +6,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pytest
 
 from runoff.cli import main
 from runoff.search.index import Index
+from standin_disk import mounted_disk
 
 RECORDS = [
     {"id": "boiler", "title": "Boiler", "text": "The boiler is serviced every October.", "year": 2025},
@@ -143,14 +143,5 @@ def reference() -> Callable[..., list[Any]]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own with 2 MiB; skips where this user may not mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"needs the right to mount a small disk: {error}")
-    try:
+    with mounted_disk(tmp_path / "disk", mebibytes=2) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)

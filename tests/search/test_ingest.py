@@ -22,6 +22,7 @@ from runoff.search.index import Index, IngestOptions
 from runoff.search.ingest import IdKeys
 from runoff.search.retrieve import BM25
 from runoff.search.rows import id_key
+from standin_disk import mounted_disk
 from standin_search import SharedWords, WordHashes, numbered_documents
 
 
@@ -194,17 +195,8 @@ def test_id_keys_find_every_id_again_across_their_sorted_and_recent_parts() -> N
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own with 6 MiB; skips where this user may not mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"needs the right to mount a small disk: {error}")
-    try:
+    with mounted_disk(tmp_path / "disk", mebibytes=6) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def incompressible(count: int) -> Iterator[Document]:

@@ -18,6 +18,7 @@ BIN := .venv/bin
 LIGHT := .venv/.light
 FULL := .venv/.full
 NANO := $(wildcard models/runoff-nano/pyproject.toml)
+NATIVE := CMakeLists.txt native/CMakeLists.txt $(wildcard native/*.cc native/*.h)
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 DEMO_DOCUMENTS := build/demo/wikipedia.jsonl
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar off --constraint constraints.txt
@@ -28,10 +29,17 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # One process a core, one thread each: two thread pools on the same cores wait for each other.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup demo test check format bench docs lock clean
+# The builds of the native engine that are only tested, in folders of their own.
+CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DRUNOFF_SELFTEST=ON
+ASAN := build/native-asan
+AARCH64 := build/native-aarch64
+AARCH64_CXX ?= aarch64-linux-gnu-g++
+QEMU_AARCH64 ?= $(firstword $(shell command -v qemu-aarch64-static qemu-aarch64))
+
+.PHONY: help setup demo test check check-native check-aarch64 format bench docs native lock clean
 
 help: ## explain the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  Variables: PYTHON=$(PYTHON) (3.11 or newer), ARGS='...' for demo, test and bench, TORCH=$(TORCH)"
 
 setup: $(FULL) ## install Runoff, its extras and the test tools into .venv (2 GB, 2 to 3 minutes)
@@ -50,6 +58,31 @@ check: $(FULL) ## lint, format check and types; changes nothing
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+check-native: $(FULL) ## run tests/native and the kernels' own tests under the address and undefined-behaviour sanitizers
+	@mkdir -p build && echo "check-native: compiling into $(ASAN)"
+	@$(CMAKE) -S . -B $(ASAN) -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -g" \
+	    -DCMAKE_CXX_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" \
+	    -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dnanobind_DIR="$$($(BIN)/python -m nanobind --cmake_dir)" > $(ASAN).log
+	@$(BIN)/cmake --build $(ASAN) >> $(ASAN).log || { tail -n 40 $(ASAN).log >&2; exit 1; }
+	@$(ASAN)/native/runoff_selftest
+	@# Python itself is not instrumented, so the sanitizer's library comes first, with the C++ library it looks into.
+	@# pytest leaves stderr alone (--capture=sys): a report ends the process, and what pytest has kept ends with it.
+	@compiler=$$(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' $(ASAN)/CMakeCache.txt); \
+	LD_PRELOAD="$$($$compiler -print-file-name=libasan.so) $$($$compiler -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+	RUNOFF_NATIVE="$$(ls $(CURDIR)/$(ASAN)/native/_native*.so)" \
+	  $(BIN)/python -m pytest -q --capture=sys -p no:cacheprovider tests/native $(ARGS)
+
+check-aarch64: $(LIGHT) ## run the kernels' own tests for 64-bit ARM, cross-compiled, on an emulated processor
+	@command -v $(AARCH64_CXX) > /dev/null && test -n "$(QEMU_AARCH64)" || { \
+	  echo "check-aarch64 needs a cross compiler and an emulator: apt-get install g++-aarch64-linux-gnu qemu-user" >&2; exit 1; }
+	@mkdir -p build && echo "check-aarch64: compiling into $(AARCH64)"
+	@$(CMAKE) -S . -B $(AARCH64) -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DRUNOFF_MODULE=OFF \
+	    -DCMAKE_CXX_COMPILER=$(AARCH64_CXX) -DCMAKE_EXE_LINKER_FLAGS=-static > $(AARCH64).log
+	@$(BIN)/cmake --build $(AARCH64) >> $(AARCH64).log || { tail -n 40 $(AARCH64).log >&2; exit 1; }
+	@for cpu in cortex-a53 max; do echo "check-aarch64: on $$cpu"; \
+	  $(QEMU_AARCH64) -cpu $$cpu $(AARCH64)/native/runoff_selftest; done
+
 format: $(FULL) ## rewrite the sources in the one format, with the safe lint fixes
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
@@ -60,11 +93,16 @@ bench: $(FULL) $(DEMO_DOCUMENTS) ## run the quick form of every benchmark; the f
 docs: $(FULL) ## check the documentation: links, Python snippets, the tree of files
 	@$(BIN)/pytest -q tests/test_docs.py tests/test_architecture.py
 
+native: ## compile what changed in native/ and say what is wrong with it (`make test` compiles too, in silence)
+	@test -e $(LIGHT) || $(MAKE) --no-print-directory $(LIGHT)
+	@RUNOFF_REQUIRE_NATIVE=1 $(INSTALL) --quiet --no-build-isolation --no-deps -e .
+
 lock: ## write constraints.txt anew from the newest releases, in a scratch environment
 	@mkdir -p build && $(PYTHON) -m venv --clear build/lock
 	@build/lock/bin/python -m pip install -qq --upgrade pip
 	@build/lock/bin/python -m pip install -qq $(INDEX) '$(TORCH)'
-	@build/lock/bin/python -m pip install -qq hatchling --group lint --group test \
+	@build/lock/bin/python -m pip install -qq --group build
+	@build/lock/bin/python -m pip install -qq --no-build-isolation --group lint --group test \
 	    -e '.[cli,search,files,torch,train,eval]'
 	@{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze --all --exclude-editable \
 	    | sed '/^torch==/s/+.*//' | sort -f; } > build/constraints.txt
@@ -75,15 +113,19 @@ clean: ## remove .venv, build and the tools' caches
 	find src tests recipes benchmarks -name __pycache__ -type d -prune -exec rm -r {} +
 
 # What the demo needs: core, terminal tables, Lance, and our own small reranker. No torch.
-$(LIGHT): pyproject.toml constraints.txt $(NANO)
+$(LIGHT): pyproject.toml constraints.txt $(NANO) $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Runoff needs Python 3.11 or newer, not $$($(PYTHON) --version): make PYTHON=python3.12 ..." >&2; exit 1; }
 	@mkdir -p build && : > build/setup.log
 	@echo "setup: .venv, with $$($(PYTHON) --version)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(INSTALL) pip $(LOGGED)
+	@$(INSTALL) --group build $(LOGGED)
 	@echo "setup: runoff with the extras cli, search, files$(if $(NANO), and the model runoff-nano)"
-	@$(INSTALL) --build-constraint constraints.txt -e '.[cli,search,files]' $(if $(NANO),-e ./models/runoff-nano) $(LOGGED)
+	@$(INSTALL) --no-build-isolation -e '.[cli,search,files]' $(if $(NANO),-e ./models/runoff-nano) $(LOGGED)
+	@$(BIN)/python -c 'import sys; from importlib.util import find_spec; sys.exit(not find_spec("runoff._native"))' || { \
+	  echo "setup: without the native engine: there is no C++17 compiler, or it failed. Install one (apt-get install"; \
+	  echo "       g++, or xcode-select --install); \`make native\` then builds the engine, or says why it cannot."; }
 	@touch $@
 
 # Everything else. torch comes first and alone, so that nothing can choose another build of it. Where pip knows
@@ -96,7 +138,7 @@ $(FULL): $(LIGHT)
 	  echo "       page names it): make setup TORCH_INDEX=ADDRESS"; \
 	  $(INSTALL) 'torch==$(TORCH_VERSION)' $(LOGGED); }
 	@echo "setup: the extra torch, the test tools and the linters"
-	@$(INSTALL) --build-constraint constraints.txt --group lint --group test -e '.[torch]' $(LOGGED)
+	@$(INSTALL) --no-build-isolation --group lint --group test -e '.[torch]' $(LOGGED)
 	@touch $@
 
 $(DEMO_DOCUMENTS): recipes/demo_collection.py | $(LIGHT)

@@ -35,7 +35,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "results": {"contracts"},
     "legacy": {"contracts"},
     "activation": {"contracts", "checkpoint", "engine"},
-    "model": {"contracts", "checkpoint", "text", "engine"},
+    "selfcheck": {"contracts", "checkpoint", "text"},
+    "model": {"contracts", "checkpoint", "text", "engine", "selfcheck"},
+    "scoring": {"contracts", "text", "model"},
     "crossencoder": {
         "contracts",
         "checkpoint",
@@ -46,12 +48,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "legacy",
         "model",
         "results",
+        "scoring",
     },
     "embedder": {"contracts", "checkpoint", "text", "engine", "ranking", "legacy", "model", "results"},
     "search": {"contracts", "ranking", "data"},
     "__init__": {"contracts", "crossencoder", "embedder", "search"},
     "__main__": {"cli"},
 }
+NATIVE = "engine/native.py"  # the door to runoff._native, which is no source file
 ANY_ROOM = "cli"  # imports all; only `python -m runoff` imports it
 
 
@@ -143,6 +147,10 @@ def wrong_directions(folder: Path) -> list[str]:
         for item in imports_of(tree):
             parts = item.target.split(".")
             if parts[0] != "runoff":
+                continue
+            if parts[1:] == ["_native"]:
+                if name != NATIVE:
+                    found.append(f"{name}:{item.line}: imports the kernels; only {NATIVE} may")
                 continue
             target = parts[1] if len(parts) > 1 and parts[1] in _rooms(folder) else "__init__"
             if target not in {room} | (_rooms(folder) if room == ANY_ROOM else MAY_IMPORT[room]):

@@ -128,6 +128,19 @@ class Engine(Protocol):
         ...
 
 
+class PackedEngine(Engine, Protocol):
+    """An engine of ours: takes batches of about `token_budget` tokens."""
+
+    token_budget: int
+
+
+@runtime_checkable
+class StartingEngine(Protocol):
+    """An engine whose forwards run beside Python: `start(batch)` returns at once, `.result()` waits for [B, L]."""
+
+    def start(self, batch: Batch) -> Any: ...
+
+
 class Ranked(NamedTuple):
     """An order over N items: `rows` [K], best first, and their raw `scores` [K]."""
 

@@ -33,8 +33,8 @@ from runoff.legacy import (
 from runoff.model import FoundModel, ModelOptions, NativeModel, checked_max_length, find, load_native
 from runoff.ranking import check_finite, rank_scores
 from runoff.results import Ranking, Scores
-from runoff.text.batching import forward_all
-from runoff.text.pairs import as_pairs, encode_pairs
+from runoff.scoring import pair_outputs
+from runoff.text.pairs import as_pairs
 from runoff.text.prompts import checked_default, merged_prompts, resolve_prompt
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ _DELEGATED_BATCH_SIZE = 32
 class CrossEncoder:
     """A reranker: scores (query, document) pairs jointly.
 
-    Arguments, types and numbers are those of sentence-transformers 6.2. Added: `precision`; `truncation`
+    Arguments, types and numbers are those of sentence-transformers 6.2. Added: `precision` ("auto", "fp32", "bf16",
+    "int8") and `threads` of the CPU engine; `truncation`
     ("longest_first" as there, "document" keeps the query whole, "error" refuses); `long_documents`
     ("passages" scores overlapping passages and keeps the best); `token_budget`, the most tokens of a packed
     batch (None: the engine's own). An instance may be shared between threads.
@@ -79,6 +80,7 @@ class CrossEncoder:
         max_length: int | None = None,
         activation_fn: Callable[..., Any] | str | None = None,
         precision: Precision = "auto",
+        threads: int | None = None,
         truncation: Truncation = "longest_first",
         long_documents: LongDocuments = "truncate",
         token_budget: int | None = None,
@@ -86,6 +88,7 @@ class CrossEncoder:
         self._options = ModelOptions(
             device=None if device is None else str(device),
             precision=precision,
+            threads=threads,
             max_length=max_length,
             revision=revision,
             cache_folder=cache_folder,
@@ -117,8 +120,9 @@ class CrossEncoder:
     ) -> None:
         self._native: NativeModel | None = None
         source: Any
-        if found.choice.engine == "reference":
+        if found.choice.engine != "sentence-transformers":
             self._native = load_native(found, self._options)
+            self._choice = self._native.choice
             source = self._native.checkpoint
             self._label_count: int = source.model.output_size
             self._activation = Activation.of(source.activation)
@@ -351,16 +355,15 @@ class CrossEncoder:
                 rules=rules,
             )
         else:
-            encoded = encode_pairs(self._native.tokenizer, pairs, prompt, rules)
-            engine = self._native.engine
-            outputs = forward_all(
-                engine,
-                encoded.sequences,
-                token_budget=engine.token_budget if self._token_budget is None else self._token_budget,
-                max_sequences=batch_size,
+            outputs, cut = pair_outputs(
+                self._native,
+                pairs,
+                prompt,
+                rules,
+                token_budget=self._token_budget,
+                batch_size=batch_size,
                 shows_progress=show_progress_bar,
             )
-            outputs, cut = encoded.scores_of_pairs(outputs), encoded.cut
         check_finite(outputs)
         self._log_cut(cut)
         return outputs, cut

@@ -57,11 +57,13 @@ class Embedder:
         truncate_dim: int | None = None,
         max_length: int | None = None,
         precision: Precision = "auto",
+        threads: int | None = None,
         token_budget: int | None = None,
     ) -> None:
         options = ModelOptions(
             device=None if device is None else str(device),
             precision=precision,
+            threads=threads,
             max_length=max_length,
             revision=revision,
             cache_folder=cache_folder,
@@ -80,8 +82,9 @@ class Embedder:
         self._native: NativeModel | None = None
         source: Any
         self._full_dimension: int
-        if found.choice.engine == "reference":
+        if found.choice.engine != "sentence-transformers":
             self._native = load_native(found, options)
+            self._choice = self._native.choice
             source = self._native.checkpoint
             similarity, self._full_dimension = source.similarity, source.model.output_size
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,18 @@ from runoff.checkpoint.config import StaticConfig
 from runoff.checkpoint.files import refuse_pickles
 from runoff.checkpoint.hub import find_model
 from runoff.checkpoint.layout import Checkpoint, Role, load_weights, read_checkpoint
-from runoff.contracts import InputError, Precision, UnsupportedModelError
-from runoff.engine.choose import Choice, choose_engine
+from runoff.checkpoint.weights import Weights
+from runoff.contracts import InputError, PackedEngine, Precision, UnsupportedModelError
+from runoff.engine.choose import Choice, Demand, choose_engine
+from runoff.engine.native import NativeEngine, Processor
 from runoff.engine.reference import ReferenceEngine
+from runoff.selfcheck import LARGEST_NOISE, check_batch, noise
 from runoff.text.tokenizer import Tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-# Options of transformers that change nothing here: the engines pack tokens whatever attention was named,
-# and compute at least as precisely as any dtype asked for.
+# Options of transformers that change nothing here: the engines pack tokens whatever attention was named, and
+# `precision` says what they compute in.
 _HARMLESS_MODEL_OPTIONS = {"dtype", "torch_dtype", "attn_implementation"}
 
 
@@ -31,6 +34,7 @@ class ModelOptions:
 
     device: str | None = None
     precision: Precision = "auto"
+    threads: int | None = None
     max_length: int | None = None
     revision: str | None = None
     cache_folder: str | os.PathLike[str] | None = None
@@ -67,11 +71,12 @@ class FoundModel:
 
 @dataclass(frozen=True, slots=True)
 class NativeModel:
-    """A model that Runoff's own engines run."""
+    """A model that Runoff's own engines run; `choice` is what came of the choice after any self-check."""
 
     checkpoint: Checkpoint
     tokenizer: Tokenizer
-    engine: ReferenceEngine
+    engine: PackedEngine
+    choice: Choice
 
 
 def find(name_or_path: str | os.PathLike[str], role: Role, options: ModelOptions) -> FoundModel:
@@ -94,7 +99,16 @@ def find(name_or_path: str | os.PathLike[str], role: Role, options: ModelOptions
         checkpoint = read_checkpoint(folder, role)
     except UnsupportedModelError as error:
         obstacle = error
-    choice = choose_engine(options.device, options.precision, options.backend, obstacle)
+    choice = choose_engine(
+        Demand(
+            device=options.device,
+            precision=options.precision,
+            backend=options.backend,
+            threads=options.threads,
+            obstacle=obstacle,
+            is_static=checkpoint is not None and isinstance(checkpoint.model.encoder, StaticConfig),
+        )
+    )
     if choice.engine == "sentence-transformers":  # which would unpickle what has no safetensors
         for part in (folder, *(path for path in folder.iterdir() if path.is_dir())):
             refuse_pickles(part)
@@ -106,7 +120,36 @@ def load_native(found: FoundModel, options: ModelOptions) -> NativeModel:
     tokenizer = load_native_tokenizer(found, options)
     checkpoint = found.checkpoint
     assert checkpoint is not None, "only a checkpoint that was read is loaded here"
-    return NativeModel(checkpoint, tokenizer, ReferenceEngine(checkpoint.model, load_weights(checkpoint)))
+    weights = load_weights(checkpoint)
+    engine: PackedEngine
+    if found.choice.engine == "reference":
+        engine, choice = ReferenceEngine(checkpoint.model, weights), found.choice
+    else:
+        engine, choice = _load_engine(checkpoint, tokenizer, weights, found.choice)
+    return NativeModel(checkpoint, tokenizer, engine, choice)
+
+
+def _load_engine(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, weights: Weights, choice: Choice
+) -> tuple[NativeEngine, Choice]:
+    """The native engine as chosen; where int8 is on trial, it must give the scores that bf16 gives."""
+    processor = Processor(str(choice.instruction_set), choice.threads or 1)
+
+    def engine(precision: str) -> NativeEngine:
+        return NativeEngine(checkpoint.model, weights, processor, precision)
+
+    if not choice.is_on_trial:
+        return engine(choice.precision), choice
+    exact, quick = engine("bf16"), engine("int8")
+    found = noise(checkpoint, exact, quick, check_batch(checkpoint, tokenizer))
+    measured = f"its self-check differs from bf16 by {found:.1%} of the scores' spread"
+    where = choice.reason.partition(";")[0]
+    if found <= LARGEST_NOISE:
+        reason = f"{where}; int8 is the fastest here, and {measured} (at most {LARGEST_NOISE:.0%} is allowed)"
+        return quick, replace(choice, reason=reason, is_on_trial=False)
+    logger.info("%s: int8 is not used: %s", checkpoint.folder, measured)
+    reason = f"{where}; bf16, since int8 is too coarse for this model: {measured}, more than {LARGEST_NOISE:.0%}"
+    return exact, replace(choice, precision="bf16", reason=reason, is_on_trial=False)
 
 
 def load_native_tokenizer(found: FoundModel, options: ModelOptions) -> Tokenizer:
@@ -118,7 +161,7 @@ def load_native_tokenizer(found: FoundModel, options: ModelOptions) -> Tokenizer
     _refuse_unknown("config_kwargs", options.config_kwargs, set())
     dtype = options.model_kwargs.get("dtype", options.model_kwargs.get("torch_dtype", "float32"))
     if str(dtype).removeprefix("torch.") not in ("float32", "auto"):
-        logger.info("dtype %s was asked for; the %s engine computes in fp32", dtype, found.choice.engine)
+        logger.info("dtype %s was asked for; `precision` decides that here: %s", dtype, found.choice.precision)
     folder = checkpoint.folder / checkpoint.root_folder
     tokenizer = load_tokenizer(
         folder,

@@ -106,6 +106,10 @@ class Weights:
     def __getitem__(self, name: str) -> FloatArray:
         return self._tensors[name].float32()
 
+    def get(self, name: str) -> FloatArray | None:
+        """The array, or None where the model has none of that name (a bias)."""
+        return self[name] if name in self._tensors else None
+
     def table(self, name: str) -> Tensor:
         """A table to look rows up in, left as it is stored."""
         return self._tensors[name]

@@ -6,52 +6,135 @@ import importlib.metadata
 import importlib.util
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from runoff.contracts import InputError, MissingExtraError, Precision, UnsupportedModelError
+from runoff.engine.native import kernels, kind_of, native_module
+from runoff.engine.threads import thread_count
 
-EngineName = Literal["reference", "sentence-transformers"]
+EngineName = Literal["native", "reference", "sentence-transformers"]
+
+NOT_BUILT = (
+    "the native engine was not built (no C++17 compiler at installation): install one, such as the package g++, "
+    "and reinstall runoff"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which engine runs a model, where, in which precision, and why."""
+    """Which engine runs a model, where, in which precision, and why.
+
+    Of the native engine also its instruction set and threads. With `is_on_trial`, int8 stays only if its
+    self-check passes when the model is loaded; bf16 takes its place otherwise.
+    """
 
     engine: EngineName
     device: str
     precision: str
     reason: str
+    instruction_set: str | None = None
+    threads: int | None = None
+    is_on_trial: bool = False
 
 
-def choose_engine(
-    device: str | None = None,
-    precision: Precision = "auto",
-    backend: str = "torch",
-    obstacle: UnsupportedModelError | None = None,
-) -> Choice:
-    """The engine for a model; `obstacle` is why Runoff's own engines cannot run it, if they cannot.
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a user asked for, and what the model allows.
+
+    `obstacle` is why Runoff's own engines cannot run it, if they cannot. `is_static`: a table of vectors, which
+    has no products to speed up. `stored` is the precision of a checkpoint that `runoff quantize` wrote.
+    """
+
+    device: str | None = None
+    precision: Precision = "auto"
+    backend: str = "torch"
+    threads: int | None = None
+    obstacle: UnsupportedModelError | None = None
+    is_static: bool = False
+    stored: str | None = None
+
+
+def choose_engine(demand: Demand) -> Choice:
+    """The engine for a model.
 
     Raises `InputError` for a precision no engine has there, `MissingExtraError` where the engine needed
     is not installed (its message carries the obstacle).
     """
-    if precision not in ("auto", "fp32", "bf16", "int8"):
+    precision = demand.precision
+    if precision not in get_args(Precision):
         raise InputError(f"precision must be 'auto', 'fp32', 'bf16' or 'int8', got {precision!r}")
-    device = device or default_device()
+    device = demand.device or default_device()
     device = "cpu" if device.startswith("cpu:") else device
-    if obstacle is not None:
-        return _delegate(device, precision, f"Runoff's engines cannot run it: {obstacle}")
-    if backend not in ("torch", "onnx", "openvino"):
-        raise InputError(f"backend must be 'torch', 'onnx' or 'openvino', got {backend!r}")
-    if backend != "torch":
-        return _delegate(device, precision, f"backend={backend!r} was asked for")
+    if demand.obstacle is not None:
+        return _delegate(device, precision, f"Runoff's engines cannot run it: {demand.obstacle}")
+    if demand.backend not in ("torch", "onnx", "openvino"):
+        raise InputError(f"backend must be 'torch', 'onnx' or 'openvino', got {demand.backend!r}")
+    if demand.stored is not None:
+        return _prepacked(device, demand)
+    if demand.backend != "torch":
+        return _delegate(device, precision, f"backend={demand.backend!r} was asked for")
     if device != "cpu":
         return _delegate(device, precision, f"it shall run on {device}")
-    if precision in ("bf16", "int8"):
+    if demand.is_static:
+        _refuse_lower(precision, "a static table is summed in fp32")
+        return Choice("reference", "cpu", "fp32", "a static table: its rows are summed in numpy")
+    isa = os.environ.get("RUNOFF_ISA", "")
+    if native_module() is None or isa == "numpy":
+        why = "RUNOFF_ISA=numpy" if isa == "numpy" else NOT_BUILT
+        _refuse_lower(precision, why)
+        return Choice("reference", "cpu", "fp32", f"packed numpy forward: {why}")
+    return _native(precision, isa, demand.threads)
+
+
+def _native(precision: str, isa: str, threads: int | None) -> Choice:
+    has = kernels(isa)
+    name, where = str(has["name"]), f"{has['name']} kernels" + (" (RUNOFF_ISA)" if isa else "")
+    setting = os.environ.get("RUNOFF_PRECISION", "auto") if precision == "auto" else precision
+    if setting not in get_args(Precision):
+        raise InputError(f"RUNOFF_PRECISION must be auto, fp32, bf16 or int8, got {setting!r}")
+    count = thread_count(threads)
+    if setting != "auto":
+        source = "was asked for" if precision != "auto" else "by RUNOFF_PRECISION"
+        reason = f"{where}; {setting} {source}{_how(setting, name)}"
+        return Choice("native", "cpu", setting, reason, name, count)
+    if has["has_fast_i8"]:
+        reason = f"{where}; int8 is the fastest here, if its self-check agrees with bf16, which else takes its place"
+        return Choice("native", "cpu", "int8", reason, name, count, is_on_trial=True)
+    if has["has_fast_i16"]:
+        reason = f"{where}; bf16 is the fastest here{_how('bf16', name)}"
+        return Choice("native", "cpu", "bf16", reason, name, count)
+    return Choice("native", "cpu", "fp32", f"{where}; nothing is faster than fp32 here", name, count)
+
+
+def _how(precision: str, isa: str) -> str:
+    """What "bf16" means on this processor."""
+    if precision != "bf16":
+        return ""
+    if kind_of("bf16", isa) == "i16":
+        return ", in 16-bit fixed point, which is more exact"
+    return ", in fp32, which is as fast here and more exact"
+
+
+def _prepacked(device: str, demand: Demand) -> Choice:
+    """A checkpoint whose weights are packed already runs in its own precision, on the native engine alone."""
+    stored = str(demand.stored)
+    if demand.precision not in ("auto", stored) or device != "cpu" or demand.backend != "torch":
         raise InputError(
-            f"precision={precision!r} needs a native CPU engine, which this version does not have yet; on a CPU "
-            "choose 'fp32' or 'auto'"
+            f"this checkpoint was written by runoff quantize for {stored} on a CPU; precision={demand.precision!r}, "
+            f"device={device!r}, backend={demand.backend!r} needs the model that it was made from"
         )
-    return Choice("reference", "cpu", "fp32", "packed numpy forward: the CPU engine of this version")
+    isa = os.environ.get("RUNOFF_ISA", "")
+    if native_module() is None or isa == "numpy":
+        why = "RUNOFF_ISA=numpy is set" if isa == "numpy" else NOT_BUILT
+        raise UnsupportedModelError(f"a checkpoint written by runoff quantize needs the native engine, but {why}")
+    name = str(kernels(isa)["name"])
+    reason = f"{name} kernels; {stored} as the checkpoint was quantized"
+    return Choice("native", "cpu", stored, reason, name, thread_count(demand.threads))
+
+
+def _refuse_lower(precision: str, why: str) -> None:
+    if precision in ("bf16", "int8"):
+        raise InputError(f"precision={precision!r} is not available: {why}; choose 'fp32' or 'auto'")
 
 
 def default_device() -> str:

@@ -67,7 +67,7 @@ class ReferenceEngine:
         """BERT and RoBERTa: post-norm layers, learned positions."""
         w = self._weights
         hidden = self._table.rows(batch.ids)
-        hidden += w["embed.position.weight"][_position_rows(encoder, batch)]
+        hidden += w["embed.position.weight"][position_rows(encoder, batch)]
         hidden += w["embed.type.weight"][batch.type_ids]
         hidden = self._norm("embed.norm", hidden, encoder.norm_eps)
         for i in range(encoder.layer_count):
@@ -209,7 +209,7 @@ def product(x: FloatArray, weight: FloatArray) -> FloatArray:
     return y
 
 
-def _position_rows(encoder: EncoderConfig, batch: Batch) -> IntArray:
+def position_rows(encoder: EncoderConfig, batch: Batch) -> IntArray:
     """Rows of the position table. RoBERTa counts from `first_position` and skips padding ids in the text."""
     if encoder.first_position == 0:
         return batch.positions

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
-from runoff.contracts import Batch, Encoded, Engine, FloatArray, InputError
+from runoff.contracts import Batch, Encoded, Engine, FloatArray, InputError, StartingEngine
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,67 @@ def forward_in_memory(engine: Engine, batch: Batch) -> FloatArray:
     return np.concatenate([forward_in_memory(engine, half) for half in halves(batch)])
 
 
+class _Later:
+    """A forward that happens when its result is asked for: an engine that cannot run beside Python."""
+
+    def __init__(self, engine: Engine, batch: Batch) -> None:
+        self._engine, self._batch = engine, batch
+
+    def result(self) -> FloatArray:
+        return self._engine.forward(self._batch)
+
+
+def forward_chunks(
+    engine: Engine,
+    chunks: Iterable[Sequence[Encoded]],
+    *,
+    token_budget: int,
+    max_sequences: int | None = None,
+    advance: Callable[[int], object] = lambda _count: None,
+) -> list[FloatArray]:
+    """The engine's outputs [N, L] for each chunk of sequences (at least one in each), in their order.
+
+    A chunk is asked for while the one before it is being computed, where the engine can do that: so texts are
+    tokenised meanwhile. `advance` hears of finished sequences.
+    """
+    outputs: list[FloatArray] = []
+    waiting: list[tuple[Batch, Any]] = []
+
+    def finish() -> None:
+        if waiting:
+            outputs.append(_collected(engine, waiting, advance))
+
+    for sequences in chunks:
+        begun = [
+            (batch, engine.start(batch) if isinstance(engine, StartingEngine) else _Later(engine, batch))
+            for batch in batches(sequences, token_budget, max_sequences)
+        ]
+        finish()
+        waiting = begun
+    finish()
+    return outputs
+
+
+def _collected(
+    engine: Engine, begun: list[tuple[Batch, Any]], advance: Callable[[int], object]
+) -> FloatArray:
+    count = sum(len(batch) for batch, _ in begun)
+    outputs: FloatArray | None = None
+    for batch, forward in begun:
+        try:
+            part = forward.result()
+        except MemoryError:
+            part = None
+        if part is None:  # outside the handler, whose traceback would hold the failed forward's arrays
+            part = forward_in_memory(engine, batch)
+        if outputs is None:
+            outputs = np.empty((count, part.shape[1]), np.float32)
+        outputs[batch.rows] = part
+        advance(len(batch))
+    assert outputs is not None, "callers answer an empty input themselves"
+    return outputs
+
+
 def forward_all(
     engine: Engine,
     sequences: Sequence[Encoded],
@@ -100,28 +162,28 @@ def forward_all(
     shows_progress: bool = False,
 ) -> FloatArray:
     """The engine's outputs for all sequences (at least one) in their order, [N, L]."""
-    outputs: FloatArray | None = None
-    with _progress(len(sequences), shows_progress) as advance:
-        for batch in batches(sequences, token_budget, max_sequences):
-            part = forward_in_memory(engine, batch)
-            if outputs is None:
-                outputs = np.empty((len(sequences), part.shape[1]), np.float32)
-            outputs[batch.rows] = part
-            advance(len(batch))
-    assert outputs is not None, "callers answer an empty input themselves"
-    return outputs
+    with progress(len(sequences), shows_progress) as bar:
+        return forward_chunks(
+            engine, [sequences], token_budget=token_budget, max_sequences=max_sequences, advance=bar.update
+        )[0]
 
 
-def _ignore(_count: int) -> None:
+class _NoBar:
     """Takes the place of a progress bar that nobody wants to see."""
+
+    total = 0
+
+    def update(self, _count: int) -> None:
+        pass
 
 
 @contextmanager
-def _progress(total: int, is_shown: bool) -> Iterator[Callable[[int], object]]:
+def progress(total: int, is_shown: bool) -> Iterator[Any]:
+    """A tqdm bar over `total` sequences, or what looks like one."""
     if not is_shown:
-        yield _ignore
+        yield _NoBar()
         return
     from tqdm.auto import tqdm
 
     with tqdm(total=total, desc="Scoring", unit="seq") as bar:
-        yield bar.update
+        yield bar

@@ -81,12 +81,14 @@ def encode_pairs(
     pairs: Sequence[tuple[str, str | TokenIds] | str],
     prompt: str,
     rules: LengthRules,
+    first_row: int = 0,
 ) -> EncodedPairs:
     """Sequences of (query, document) pairs; a document may be its token ids. `prompt` goes before queries.
+    `first_row` is the caller's number of the first one, for errors.
 
     Raises `InputError` for ids that are no ids of this tokenizer, and what `Tokenizer.encode_pair` raises.
     """
-    pairs = [_checked(pair, row, tokenizer) for row, pair in enumerate(pairs)]
+    pairs = [_checked(pair, row, tokenizer) for row, pair in enumerate(pairs, first_row)]
     keys = [_key(pair) for pair in pairs]
     distinct = dict(zip(keys, pairs, strict=True))
     number_of = {key: number for number, key in enumerate(distinct)}
@@ -99,7 +101,7 @@ def encode_pairs(
         try:
             sequences += _encode_pair(tokenizer, pair, ids_of, prompt, rules)
         except TruncationError as error:
-            raise TruncationError(f"pair {keys.index(key)}: {error}") from None
+            raise TruncationError(f"pair {first_row + keys.index(key)}: {error}") from None
         # Passages lose nothing of the document, and all of them the same tokens of a long query.
         cut_tokens[key] = sequences[-1].cut_tokens
     cuts = [cut_tokens[key] for key in keys]

@@ -1,0 +1,11 @@
+#include <immintrin.h>
+
+#define RUNOFF_NAME "avx2"
+#define RUNOFF_TABLE avx2_kernels
+#define RUNOFF_LANES 8
+#define RUNOFF_ROWS 6
+#define RUNOFF_PANELS 1
+#define RUNOFF_BYTE_FORM ByteForm::u8s8
+#define RUNOFF_FAST_I16 true
+#define RUNOFF_FAST_I8 false
+#include "kernels_impl.h"

@@ -148,7 +148,9 @@ def _load_engine(
         reason = f"{where}; int8 is the fastest here, and {measured} (at most {LARGEST_NOISE:.0%} is allowed)"
         return quick, replace(choice, reason=reason, is_on_trial=False)
     logger.info("%s: int8 is not used: %s", checkpoint.folder, measured)
-    reason = f"{where}; bf16, since int8 is too coarse for this model: {measured}, more than {LARGEST_NOISE:.0%}"
+    reason = (
+        f"{where}; bf16, since int8 is too coarse for this model: {measured}, more than {LARGEST_NOISE:.0%}"
+    )
     return exact, replace(choice, precision="bf16", reason=reason, is_on_trial=False)
 
 
@@ -161,7 +163,9 @@ def load_native_tokenizer(found: FoundModel, options: ModelOptions) -> Tokenizer
     _refuse_unknown("config_kwargs", options.config_kwargs, set())
     dtype = options.model_kwargs.get("dtype", options.model_kwargs.get("torch_dtype", "float32"))
     if str(dtype).removeprefix("torch.") not in ("float32", "auto"):
-        logger.info("dtype %s was asked for; `precision` decides that here: %s", dtype, found.choice.precision)
+        logger.info(
+            "dtype %s was asked for; `precision` decides that here: %s", dtype, found.choice.precision
+        )
     folder = checkpoint.folder / checkpoint.root_folder
     tokenizer = load_tokenizer(
         folder,

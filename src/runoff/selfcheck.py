@@ -23,17 +23,17 @@ to 0.995, which the published bars still allow; half of that leaves room for tex
 _QUESTIONS = (
     (
         "how do vaccines protect against disease",
-        "A vaccine shows the immune system a harmless piece of a germ, so that antibodies are ready before an infection.",
+        "A vaccine shows the immune system a harmless piece of a germ, so antibodies are ready before infection.",
         "Antibiotics kill bacteria or stop them from growing; they do nothing against a virus.",
     ),
     (
         "who wrote the novel Frankenstein",
-        "Mary Shelley began Frankenstein in 1816, at the age of eighteen, and published it anonymously two years later.",
+        "Mary Shelley began Frankenstein in 1816, at the age of eighteen, and published it two years later.",
         "Dracula is an 1897 Gothic horror novel by the Irish author Bram Stoker.",
     ),
     (
         "python read a file line by line",
-        "Iterate over the file object itself: for line in open(path): it reads one line at a time and never the whole file.",
+        "Iterate over the file object itself: for line in open(path): it reads one line at a time.",
         "In Java a Scanner splits its input into tokens by a delimiter pattern, which matches whitespace by default.",
     ),
     (
@@ -48,7 +48,7 @@ _QUESTIONS = (
     ),
     (
         "why is the sky blue",
-        "Air molecules scatter short wavelengths of sunlight far more than long ones, an effect named after Lord Rayleigh.",
+        "Air molecules scatter short wavelengths of sunlight far more than long ones, as Lord Rayleigh found.",
         "At sunset light crosses more air, and reds and oranges are what remains of it.",
     ),
 )
@@ -64,7 +64,9 @@ def check_pairs() -> list[tuple[str, str]]:
     return pairs
 
 
-def check_batch(checkpoint: Checkpoint, tokenizer: Tokenizer, pairs: list[tuple[str, str]] | None = None) -> Batch:
+def check_batch(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, pairs: list[tuple[str, str]] | None = None
+) -> Batch:
     """The pairs (default: `check_pairs`) as a model of this kind reads them: an embedder, text by text."""
     pairs = check_pairs() if pairs is None else pairs
     if checkpoint.role == "embedder":
@@ -78,17 +80,18 @@ def check_batch(checkpoint: Checkpoint, tokenizer: Tokenizer, pairs: list[tuple[
 def noise(checkpoint: Checkpoint, exact: Engine, quick: Engine, batch: Batch) -> float:
     """How far the quick engine's scores are from the exact one's: the spread of the differences over that of the
     scores. An embedder's scores are the similarities of the texts. Infinite where a score is not finite."""
-    wanted, found = (_scores(checkpoint, engine.forward(batch)) for engine in (exact, quick))
-    spread = float(np.std(wanted))
-    difference = float(np.std(found - wanted))
-    if not np.isfinite(difference) or not np.isfinite(spread) or spread == 0.0:
+    outputs = [engine.forward(batch) for engine in (exact, quick)]
+    if not np.isfinite(outputs).all():
         return float("inf")
-    return difference / spread
+    wanted, found = (_scores(checkpoint, part) for part in outputs)
+    spread = float(np.std(wanted))
+    return float(np.std(found - wanted)) / spread if spread > 0.0 else float("inf")
 
 
 def _scores(checkpoint: Checkpoint, outputs: FloatArray) -> FloatArray:
     if checkpoint.role != "embedder":
-        return outputs - outputs.mean(axis=0)
+        centred: FloatArray = outputs - outputs.mean(axis=0)
+        return centred
     if not any(isinstance(step, Normalize) for step in checkpoint.model.head):
         outputs = outputs / np.maximum(np.linalg.norm(outputs, axis=1, keepdims=True), np.float32(1e-12))
     above = np.triu_indices(len(outputs), k=1)

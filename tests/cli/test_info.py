@@ -35,7 +35,7 @@ def test_a_model_is_described_and_what_would_run_it(shell: Shell, tiny: Tiny) ->
     assert {name: facts[name] for name in shape} == shape
     assert (facts["kind"], facts["engine"], facts["device"], facts["precision"]) == (
         "reranker",
-        "reference",
+        "native",
         "cpu",
         "fp32",
     )

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from runoff.contracts import InputError, MissingExtraError, UnsupportedModelError
-from runoff.engine import choose
-from runoff.engine.choose import Choice, choose_engine, default_device, is_installed
+from runoff.engine import choose, native
+from runoff.engine.choose import NOT_BUILT, Demand, choose_engine, default_device, is_installed
 
 OBSTACLE = UnsupportedModelError("config.json has model_type 'deberta-v2'")
 
@@ -43,9 +43,9 @@ def test_a_cpu_runs_our_own_engine_whatever_is_installed(
 ) -> None:
     install(monkeypatch, *packages)
     for device in (None, "cpu"):
-        choice = choose_engine(device, precision)
-        assert (choice.engine, choice.device, choice.precision) == ("reference", "cpu", "fp32")
-        assert choice.reason
+        choice = choose_engine(Demand(device, precision))
+        assert (choice.engine, choice.device, choice.precision) == ("native", "cpu", "fp32")
+        assert choice.instruction_set in choice.reason
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_what_our_engine_does_not_run_is_delegated_with_the_reason(
     arguments: dict[str, Any], choice: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, *BOTH)
-    found = choose_engine(**arguments)
+    found = choose_engine(Demand(**arguments))
     device, precision, reason = choice
     assert (found.engine, found.device, found.precision) == ("sentence-transformers", device, precision)
     assert reason in found.reason
@@ -84,7 +84,7 @@ def test_without_the_extra_the_error_names_it_and_the_reason(
 ) -> None:
     install(monkeypatch, *packages)
     with pytest.raises(MissingExtraError, match=r"pip install 'runoff\[torch\]'") as raised:
-        choose_engine(**arguments)
+        choose_engine(Demand(**arguments))
     assert reason in str(raised.value)
     assert isinstance(raised.value, ImportError)
 
@@ -95,8 +95,10 @@ def test_without_the_extra_the_error_names_it_and_the_reason(
         ({"precision": "fp16"}, "precision must be 'auto', 'fp32', 'bf16' or 'int8', got 'fp16'"),
         ({"precision": "fp16", "obstacle": OBSTACLE}, "got 'fp16'"),
         ({"backend": "jax"}, "backend must be 'torch', 'onnx' or 'openvino', got 'jax'"),
-        ({"precision": "bf16"}, "precision='bf16' needs a native CPU engine"),
-        ({"precision": "int8"}, "precision='int8' needs a native CPU engine"),
+        ({"precision": "bf16", "is_static": True}, "a static table is summed in fp32"),
+        ({"precision": "int8", "is_static": True}, "a static table is summed in fp32"),
+        ({"precision": "fp32", "stored": "int8"}, "written by runoff quantize for int8"),
+        ({"device": "cuda", "stored": "int8"}, "written by runoff quantize for int8"),
         ({"precision": "int8", "obstacle": OBSTACLE}, "not available through sentence-transformers"),
         ({"precision": "int8", "device": "cuda"}, "not available through sentence-transformers"),
     ],
@@ -106,7 +108,7 @@ def test_what_no_engine_offers_is_refused(
 ) -> None:
     install(monkeypatch, *BOTH)
     with pytest.raises(InputError, match=message):
-        choose_engine(**arguments)
+        choose_engine(Demand(**arguments))
 
 
 @pytest.mark.parametrize(
@@ -124,8 +126,9 @@ def test_a_gpu_is_the_default_only_where_something_can_use_it(
 ) -> None:
     install(monkeypatch, *packages, has_driver=has_driver)
     assert default_device() == device
-    engine = "sentence-transformers" if device == "cuda" else "reference"
-    assert choose_engine() == Choice(engine, device, "fp32", choose_engine(device).reason)
+    choice = choose_engine(Demand())
+    assert (choice.engine == "sentence-transformers") == (device == "cuda")
+    assert choice == choose_engine(Demand(device))
 
 
 def test_a_cpu_build_of_torch_is_not_sent_to_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +137,96 @@ def test_a_cpu_build_of_torch_is_not_sent_to_the_gpu(monkeypatch: pytest.MonkeyP
 
 
 def test_the_number_of_the_cpu_changes_nothing() -> None:
-    assert choose_engine("cpu:0") == choose_engine("cpu")
+    assert choose_engine(Demand("cpu:0")) == choose_engine(Demand("cpu"))
+
+
+def kernels_with(monkeypatch: pytest.MonkeyPatch, *, has_fast_i16: bool, has_fast_i8: bool) -> None:
+    """A processor whose kernels can do this much."""
+    can = {"name": "some", "has_fast_i16": has_fast_i16, "has_fast_i8": has_fast_i8}
+    monkeypatch.setattr(choose, "kernels", lambda isa: can)
+    monkeypatch.setattr(native, "kernels", lambda isa: can)
+    monkeypatch.delenv("RUNOFF_PRECISION", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("has_fast_i16", "has_fast_i8", "precision", "is_on_trial"),
+    [(True, True, "int8", True), (True, False, "bf16", False), (False, False, "fp32", False)],
+)
+def test_auto_is_the_fastest_precision_and_int8_is_on_trial(
+    has_fast_i16: bool,
+    has_fast_i8: bool,
+    precision: str,
+    is_on_trial: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernels_with(monkeypatch, has_fast_i16=has_fast_i16, has_fast_i8=has_fast_i8)
+    choice = choose_engine(Demand("cpu"))
+    assert (choice.precision, choice.is_on_trial) == (precision, is_on_trial)
+    assert precision in choice.reason
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_precision_that_is_asked_for_is_not_on_trial(
+    precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels_with(monkeypatch, has_fast_i16=True, has_fast_i8=True)
+    choice = choose_engine(Demand("cpu", precision))
+    assert (choice.precision, choice.is_on_trial) == (precision, False)
+    monkeypatch.setenv("RUNOFF_PRECISION", precision)
+    by_setting = choose_engine(Demand("cpu"))
+    assert (by_setting.precision, by_setting.is_on_trial) == (precision, False)
+    assert "RUNOFF_PRECISION" in by_setting.reason
+
+
+def test_a_precision_asked_for_counts_more_than_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNOFF_PRECISION", "bf16")
+    assert choose_engine(Demand("cpu", "int8")).precision == "int8"
+
+
+def test_a_setting_that_is_no_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNOFF_PRECISION", "fast")
+    with pytest.raises(InputError, match="RUNOFF_PRECISION must be auto, fp32, bf16 or int8, got 'fast'"):
+        choose_engine(Demand("cpu"))
+
+
+def test_an_instruction_set_may_be_forced_and_an_unknown_one_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RUNOFF_ISA", "portable")
+    choice = choose_engine(Demand("cpu"))
+    assert choice.instruction_set == "portable"
+    assert "RUNOFF_ISA" in choice.reason
+    monkeypatch.setenv("RUNOFF_ISA", "mmx")
+    with pytest.raises(InputError, match=r"RUNOFF_ISA='mmx': this processor has .*portable"):
+        choose_engine(Demand("cpu"))
+
+
+@pytest.mark.parametrize("is_built", [True, False])
+def test_without_the_native_engine_numpy_runs_and_says_why(
+    is_built: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_built:
+        monkeypatch.setenv("RUNOFF_ISA", "numpy")
+    else:
+        monkeypatch.setattr(choose, "native_module", lambda: None)
+    why = "RUNOFF_ISA=numpy" if is_built else NOT_BUILT
+    choice = choose_engine(Demand("cpu"))
+    assert (choice.engine, choice.precision) == ("reference", "fp32")
+    assert why in choice.reason
+    with pytest.raises(InputError, match="precision='int8' is not available"):
+        choose_engine(Demand("cpu", "int8"))
+    with pytest.raises(UnsupportedModelError, match="needs the native engine"):
+        choose_engine(Demand("cpu", stored="int8"))
+
+
+def test_a_static_table_is_summed_in_numpy() -> None:
+    assert choose_engine(Demand("cpu", is_static=True)).engine == "reference"
+
+
+def test_a_quantized_checkpoint_runs_in_its_own_precision() -> None:
+    for precision in ("auto", "int8"):
+        choice = choose_engine(Demand("cpu", precision, stored="int8"))
+        assert (choice.engine, choice.precision, choice.is_on_trial) == ("native", "int8", False)
 
 
 def test_a_package_is_looked_for_without_importing_it() -> None:

@@ -67,10 +67,23 @@ def machine_facts() -> Facts:
         "processor": cpu.name,
         "cores": cpu.cores,
         "instructions": list(cpu.flags),
+        "kernels": kernel_facts(),
         "gpus": gpus(),
         "torch": installed_version("torch"),
         "extras": extras,
     }
+
+
+def kernel_facts() -> Facts:
+    """What the native engine would run by here, or why there is none."""
+    from runoff.engine.choose import NOT_BUILT
+    from runoff.engine.native import native_module
+    from runoff.engine.threads import thread_count
+
+    module = native_module()
+    if module is None:
+        return {"missing": NOT_BUILT}
+    return {"instruction_sets": module.available_isas(), "threads": thread_count()}
 
 
 def _print_machine(terminal: Terminal, facts: Facts) -> None:
@@ -79,6 +92,7 @@ def _print_machine(terminal: Terminal, facts: Facts) -> None:
         "runoff": f"{facts['runoff']}, Python {facts['python']}, {facts['system']}",
         "processor": f"{facts['processor']}, {facts['cores']} cores for this process",
         "instructions": " ".join(facts["instructions"]) or "not known on this system",
+        "kernels": _kernels_shown(facts["kernels"]),
         "GPUs": ", ".join(facts["gpus"]) or "none visible",
         "torch": facts["torch"] or "not installed",
         "extras": ", ".join(name for name, version in extras.items() if version) or "none installed",
@@ -94,6 +108,15 @@ def _print_machine(terminal: Terminal, facts: Facts) -> None:
             )
 
 
+def _kernels_shown(facts: Facts) -> str:
+    if "missing" in facts:
+        return f"{facts['missing']}. Until then numpy computes, several times slower"
+    best, *others = facts["instruction_sets"]
+    return (
+        f"{best} (also compiled and possible here: {', '.join(others) or 'none'}), {facts['threads']} threads"
+    )
+
+
 # --- a model -------------------------------------------------------------------------------------------
 
 
@@ -105,6 +128,7 @@ def model_facts(options: argparse.Namespace, name: str) -> Facts:
     asked = ModelOptions(
         device=options.device,
         precision=options.precision,
+        threads=options.threads,
         max_length=options.max_length,
         revision=options.revision,
         local_files_only=options.local_files_only,
@@ -118,6 +142,7 @@ def model_facts(options: argparse.Namespace, name: str) -> Facts:
     except MissingExtraError as error:
         return {"name": name, "engine": "none", "reason": str(error)}
     facts: Facts = {"name": name, "kind": role, **asdict(found.choice), "folder": str(found.folder)}
+    del facts["is_on_trial"]  # the reason says it in words
     if found.checkpoint is not None and found.choice.engine != "sentence-transformers":
         facts |= _checkpoint_facts(found, asked)
     return facts

@@ -87,6 +87,9 @@ def add_model_options(parser: argparse.ArgumentParser, model_help: str | None = 
         help="of the arithmetic; `runoff info` says what auto means here (default: %(default)s)",
     )
     group.add_argument(
+        "--threads", metavar="COUNT", type=positive, help="of the CPU engine (default: physical cores)"
+    )
+    group.add_argument(
         "--max-length",
         metavar="TOKENS",
         type=positive,
@@ -123,6 +126,7 @@ def load_reranker(options: argparse.Namespace, name: str | None = None) -> Cross
         local_files_only=options.local_files_only,
         max_length=options.max_length,
         precision=options.precision,
+        threads=options.threads,
         truncation=getattr(options, "truncation", "longest_first"),
         long_documents=getattr(options, "long_documents", "truncate"),
     )
@@ -132,7 +136,9 @@ def load_embedder(options: argparse.Namespace, name: str) -> Embedder:
     """The embedder `name`, on the device that the options name."""
     from runoff.embedder import Embedder
 
-    return Embedder(name, device=options.device, local_files_only=options.local_files_only)
+    return Embedder(
+        name, device=options.device, threads=options.threads, local_files_only=options.local_files_only
+    )
 
 
 def lasting_name(name: str) -> str:

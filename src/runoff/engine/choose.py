@@ -126,7 +126,9 @@ def _prepacked(device: str, demand: Demand) -> Choice:
     isa = os.environ.get("RUNOFF_ISA", "")
     if native_module() is None or isa == "numpy":
         why = "RUNOFF_ISA=numpy is set" if isa == "numpy" else NOT_BUILT
-        raise UnsupportedModelError(f"a checkpoint written by runoff quantize needs the native engine, but {why}")
+        raise UnsupportedModelError(
+            f"a checkpoint written by runoff quantize needs the native engine, but {why}"
+        )
     name = str(kernels(isa)["name"])
     reason = f"{name} kernels; {stored} as the checkpoint was quantized"
     return Choice("native", "cpu", stored, reason, name, thread_count(demand.threads))

@@ -27,7 +27,8 @@ def native_module() -> ModuleType | None:
         from runoff import _native
     except ImportError:
         return None
-    return _native
+    module: ModuleType = _native
+    return module
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ class NativeEngine:
         kinds: Mapping[str, str] | None = None,
     ) -> None:
         module = native_module()
-        assert module is not None and isinstance(model.encoder, EncoderConfig), "choose_engine checks both"
+        assert module is not None, "choose_engine asks first"
+        assert isinstance(model.encoder, EncoderConfig), "a static table has no products"
         self.precision = precision
         self._encoder = model.encoder
         default = kind_of(precision, processor.isa)
@@ -79,7 +81,12 @@ class NativeEngine:
             {
                 "is_local": _is_local(model.encoder, layer),
                 **{
-                    part: matrix(model.encoder, weights, f"{layer}.{part}", (kinds or {}).get(f"{layer}.{part}", default))
+                    part: matrix(
+                        model.encoder,
+                        weights,
+                        f"{layer}.{part}",
+                        (kinds or {}).get(f"{layer}.{part}", default),
+                    )
                     for part in MATRICES
                 },
             }
@@ -219,7 +226,7 @@ def _head(model: ModelConfig, weights: Weights) -> list[dict[str, Any]]:
             steps.append({"form": "normalize", "size": size})
         else:
             steps.append(_step(step, weights))
-            size = steps[-1]["size"]
+            size = step.size if isinstance(step, LayerNorm) else step.out_features
     return steps
 
 

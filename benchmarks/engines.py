@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from typing import Any
 
 from peer_engines import BASELINE, ENGINES, TUNING_PAIRS, UnavailableError, is_ours
@@ -37,8 +36,7 @@ from peer_record import (
     colour,
     for_plot,
     parser_of,
-    plot_elsewhere,
-    record,
+    run,
     save,
     shown,
     started,
@@ -64,8 +62,10 @@ def measured(shape: str, options: argparse.Namespace) -> list[Row]:
     names = chosen(options.engines, QUICK if options.quick else tuple(ENGINES), ENGINES)
     if not options.engines:
         names = [name for name in names if ONLY_ON.get(name, shape) == shape]
-    peers = started(names, folder, options, tune=made_pairs(folder, TUNING_PAIRS, seed=2))
+    peers = started(names, folder, options, CAP)
     try:
+        for peer in peers.values():
+            peer.about = peer.tune(made_pairs(folder, TUNING_PAIRS, seed=2))["about"]
         found = taken_in_turn(peers, pairs, made_pairs(folder, TUNING_PAIRS, seed=3))
         rates = {name: count / statistics.median(each["seconds"]) for name, each in found.items()}
         base = found.get(BASELINE, {}).get("scores")
@@ -79,7 +79,7 @@ def measured(shape: str, options: argparse.Namespace) -> list[Row]:
                 **agreement(found[name]["scores"], base),
                 "seconds": [round(each, 3) for each in found[name]["seconds"]],
                 "peak_mib": found[name]["peak_mib"],
-                "about": peers[name].about["about"],
+                "about": peers[name].about,
                 **circumstances(peers[name].versions()),
             }
             for name in found
@@ -171,7 +171,7 @@ def draw() -> None:
 
 
 def main() -> int:
-    """Measures, records and prints, shape by shape; exit code 1 where nothing could be measured."""
+    """Measures, or only draws; exit code 1 where nothing could be measured."""
     parser = parser_of(__doc__ or "", tuple(ENGINES), SHAPES)
     parser.add_argument("--pairs", type=int, help=f"pairs (default: {DEFAULT_PAIRS}; fewer for {PAIRS})")
     options = parser.parse_args()
@@ -179,17 +179,7 @@ def main() -> int:
         draw()
         return 0
     shapes = chosen(options.shapes, SHAPES[:1] if options.quick else SHAPES, SHAPES)
-    has_any = False
-    for shape in shapes:
-        began = time.perf_counter()
-        rows = measured(shape, options)
-        if rows:
-            record("engines", rows)
-            has_any = True
-            print(f"{printed(rows)}\n  took {time.perf_counter() - began:.0f} s\n", flush=True)
-    if has_any:
-        plot_elsewhere(__file__, options.peers)
-    return int(not has_any)
+    return run(__file__, options, shapes, measured, printed)
 
 
 if __name__ == "__main__":

@@ -22,31 +22,49 @@ CALIBRATION_PAIRS = 64
 
 def export_onnx(checkpoint: Path, folder: Path) -> None:
     """The whole reranker, head included, as sentence-transformers computes it: ids and mask -> scores [B, 1]."""
-    import torch
+    model, features = _eager_model(checkpoint)
+    _to_onnx(model, features, "scores", folder / "model.onnx")
+
+
+def export_backbone(checkpoint: Path, folder: Path) -> None:
+    """The encoder alone of a modular checkpoint, for a backend that computes the head itself."""
+    if (checkpoint / "modules.json").is_file():
+        model, features = _eager_model(checkpoint)
+        _to_onnx(model[0], features, "token_embeddings", folder / "backbone.onnx")
+
+
+def _eager_model(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
+    """The model, and the features of two pairs. Eager attention leaves plain matrix products, which the runtimes
+    ran a little faster than exported SDPA."""
     from sentence_transformers import CrossEncoder
 
-    # Eager attention leaves plain matrix products, which the runtimes ran a little faster than exported SDPA.
     eager = {"attn_implementation": "eager"}
     model = CrossEncoder(str(checkpoint), device="cpu", local_files_only=True, model_kwargs=eager)
     pairs = [("a query", "a document"), ("another query", "another document, longer than the first one")]
     features = model.tokenizer(*zip(*pairs, strict=True), padding=True, return_tensors="pt")
-    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in features]
+    wanted = ("input_ids", "attention_mask", "token_type_ids")
+    return model, {name: features[name] for name in wanted if name in features}
 
-    class Scores(torch.nn.Module):
+
+def _to_onnx(model: Any, features: dict[str, Any], output: str, path: Path) -> None:
+    import torch
+
+    class Forward(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
         def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-            return self.model(dict(zip(names, inputs, strict=True)))["scores"]
+            return self.model(dict(zip(features, inputs, strict=True)))[output]
 
-    axes = {name: {0: "batch", 1: "tokens"} for name in names} | {"scores": {0: "batch"}}
+    axes = {name: {0: "batch", 1: "tokens"} for name in features}
+    axes[output] = {0: "batch"} if output == "scores" else {0: "batch", 1: "tokens"}
     torch.onnx.export(
-        Scores().eval(),
-        tuple(features[name] for name in names),
-        str(folder / "model.onnx"),
-        input_names=names,
-        output_names=["scores"],
+        Forward().eval(),
+        tuple(features.values()),
+        str(path),
+        input_names=list(features),
+        output_names=[output],
         dynamic_axes=axes,
         opset_version=OPSET,
         dynamo=False,  # the newer exporter's rotary embedding takes a batch of one only
@@ -110,34 +128,16 @@ def export_st_openvino(checkpoint: Path, folder: Path) -> None:
         if "unsupported architecture" not in str(error):
             raise
         shutil.copytree(checkpoint, target)
-        _convert_backbone(checkpoint, target / "openvino")
+        _convert_backbone(folder / "backbone.onnx", target / "openvino")
     else:
         model.save_pretrained(str(target))
 
 
-def _convert_backbone(checkpoint: Path, folder: Path) -> None:
+def _convert_backbone(source: Path, folder: Path) -> None:
     import openvino
-    import torch
-    from transformers import AutoModel
 
-    backbone = AutoModel.from_pretrained(checkpoint, attn_implementation="eager").eval()
-
-    class Backbone(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = backbone
-
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-
-    example = {name: torch.ones(2, 9, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
-    with torch.no_grad():
-        model = openvino.convert_model(Backbone(), example_input=example)
-    for port, name in zip(model.inputs, example, strict=True):
-        port.get_tensor().set_names({name})
-        port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
+    model = openvino.Core().read_model(source)
     model.outputs[0].get_tensor().set_names({"last_hidden_state"})
-    model.validate_nodes_and_infer_types()
     folder.mkdir()
     openvino.save_model(model, folder / "openvino_model.xml", compress_to_fp16=False)
 
@@ -177,6 +177,7 @@ def has_vnni() -> bool:
 
 EXPORTS: dict[str, Callable[[Path, Path], None]] = {
     "onnx": export_onnx,
+    "backbone": export_backbone,
     "onnx-int8": export_onnx_int8,
     "openvino-int8": export_openvino_int8,
     "st-onnx": export_st_onnx,
@@ -185,6 +186,7 @@ EXPORTS: dict[str, Callable[[Path, Path], None]] = {
 }
 NEEDS = {
     "onnx": ("sentence-transformers", "onnx"),
+    "backbone": ("sentence-transformers", "onnx"),
     "onnx-int8": ("onnxruntime", "onnx"),
     "openvino-int8": ("openvino", "nncf", "tokenizers"),
     "st-onnx": ("sentence-transformers", "optimum-onnx", "onnxruntime"),

@@ -143,6 +143,7 @@ class Peer:
             )
         prepare(spec, checkpoint, peers)
         self.engine, self.label = engine, spec.label
+        self.about: dict[str, Any] = {}
         self.environment = environment_with(spec.packages, peers)
         self._question = {
             "engine": engine,
@@ -163,13 +164,22 @@ class Peer:
                 env=environment(engine, settings, isa) | {"RUNOFF_BENCH_PARENT": str(os.getpid())},
             )
 
-    def load(self, *, tune: Sequence[Any] = ()) -> dict[str, Any]:
-        """Loads the checkpoint, and tunes an engine that can be on these pairs."""
-        return self._ask({"do": "load", "tune": list(tune), **self._question})
+    def load(self) -> dict[str, Any]:
+        """Loads the checkpoint; {"import_seconds", "load_seconds", "about"}."""
+        return self._ask({"do": "load", **self._question})
 
     def score(self, pairs: Sequence[Any]) -> dict[str, Any]:
         """{"seconds", "scores", "peak_mib"} of scoring these pairs once."""
-        return self._ask({"do": "score", "pairs": list(pairs)})
+        answer = self.score_each([pairs])
+        return answer | {"seconds": answer["seconds"][0], "scores": answer["scores"][0]}
+
+    def score_each(self, requests: Sequence[Sequence[Any]]) -> dict[str, Any]:
+        """The same of one request after another: "seconds" and "scores" are lists."""
+        return self._ask({"do": "score", "requests": [list(each) for each in requests]})
+
+    def tune(self, pairs: Sequence[Any]) -> dict[str, Any]:
+        """Lets an engine that can be tuned choose its way for requests like these; {"about"}."""
+        return self._ask({"do": "tune", "pairs": list(pairs)})
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         self._process.send_signal(signal.SIGCONT)
@@ -238,14 +248,17 @@ def serve() -> None:
         try:
             if question["do"] == "load":
                 engine, answer = load(question)
+            elif question["do"] == "tune":
+                answer = tune(engine, as_tuples(question["pairs"]))
             else:
-                answer = score(engine, question["pairs"])
+                answer = score_each(engine, [as_tuples(pairs) for pairs in question["requests"]])
         except Exception as error:
             import traceback
 
             traceback.print_exc()
             text = str(error).strip().splitlines() or [""]
-            answer = {"error": f"{type(error).__name__}: {text[0][:300]}"}
+            kind = "" if isinstance(error, UnavailableError) else f"{type(error).__name__}: "
+            answer = {"error": kind + text[0][:300]}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
@@ -274,10 +287,6 @@ def load(question: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     spec = ENGINES[question["engine"]]
     engine = spec.make(Path(question["checkpoint"]), Path(question["exports"]), settings)
     loaded = time.perf_counter()
-    if question["tune"] and hasattr(engine, "tune"):
-        engine.tune(question["tune"])
-    with suppress(OSError):  # so that the peak from here on is that of scoring
-        Path("/proc/self/clear_refs").write_text("5")
     return engine, {
         "import_seconds": round(imported - began, 4),
         "load_seconds": round(loaded - imported, 4),
@@ -293,12 +302,27 @@ def import_quietly(package: str) -> None:
         __import__(name)
 
 
-def score(engine: Any, pairs: list[list[str]]) -> dict[str, Any]:
-    given = [tuple(pair) for pair in pairs]
-    began = time.perf_counter()
-    scores = engine.score(given)
-    seconds = time.perf_counter() - began
-    return {"seconds": seconds, "scores": [float(each) for each in scores], "peak_mib": peak_mib()}
+def tune(engine: Any, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Tunes, and forgets the peak of memory that this took."""
+    if hasattr(engine, "tune"):
+        engine.tune(pairs)
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+    return {"about": engine.about}
+
+
+def score_each(engine: Any, requests: list[list[tuple[str, str]]]) -> dict[str, Any]:
+    seconds, scores = [], []
+    for pairs in requests:
+        began = time.perf_counter()
+        found = engine.score(pairs)
+        seconds.append(time.perf_counter() - began)
+        scores.append([float(each) for each in found])
+    return {"seconds": seconds, "scores": scores, "peak_mib": peak_mib()}
+
+
+def as_tuples(pairs: list[list[str]]) -> list[tuple[str, str]]:
+    return [(query, document) for query, document in pairs]
 
 
 def peak_mib() -> float | None:

@@ -9,7 +9,8 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def chosen(given: str | None, default: Sequence[str], known: Iterable[str]) -> l
 
 
 def started(
-    names: Sequence[str], checkpoint: Path, options: argparse.Namespace, *, tune: Sequence[Any] = ()
+    names: Sequence[str], checkpoint: Path, options: argparse.Namespace, max_length: int
 ) -> dict[str, Peer]:
     """The engines of these names that run here, loaded; says why of each that does not."""
     peers: dict[str, Peer] = {}
@@ -67,18 +68,40 @@ def started(
             peer = Peer(
                 name,
                 checkpoint,
-                Settings(options.threads, getattr(options, "max_length", 512)),
+                Settings(options.threads, max_length),
                 isa=options.isa,
                 peers=options.peers,
                 is_named=bool(options.engines),
             )
-            peer.about = peer.load(tune=tune if not is_ours(name) else ())
+            peer.about = peer.load()["about"]
             peers[name] = peer
         except UnavailableError as error:
             print(f"  left out: {ENGINES[name].label}: {error}", flush=True)
             if peer is not None:
                 peer.close()
     return peers
+
+
+def run(
+    script: str,
+    options: argparse.Namespace,
+    shapes: Sequence[str],
+    measured: Callable[[str, argparse.Namespace], list[Row]],
+    printed: Callable[[list[Row]], str],
+) -> int:
+    """Measures, records and prints, shape by shape, and draws; 1 where nothing could be measured."""
+    benchmark = Path(script).stem
+    has_any = False
+    for shape in shapes:
+        began = time.perf_counter()
+        rows = measured(shape, options)
+        if rows:
+            record(benchmark, rows)
+            has_any = True
+            print(f"{printed(rows)}\n  took {time.perf_counter() - began:.0f} s\n", flush=True)
+    if has_any:
+        plot_elsewhere(script, options.peers)
+    return int(not has_any)
 
 
 # --- lines -------------------------------------------------------------------------------------------

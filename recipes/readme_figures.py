@@ -148,13 +148,64 @@ def latency() -> str:
     )
 
 
+def engines() -> str:
+    """Pairs a second of every engine on every shape of the newest full run."""
+    full = [
+        row for row in rows("engines") if row["settings"]["form"] == "full" and not row["settings"]["isa"]
+    ]
+    shapes = list(dict.fromkeys(row["settings"]["shape"] for row in full))
+    names = list(dict.fromkeys(row["settings"]["engine"] for row in full))
+    found = {(row["settings"]["engine"], row["settings"]["shape"]): row for row in full}
+    body = []
+    for name in sorted(names, key=lambda name: (not name.startswith("runoff"), name)):
+        line = [name]
+        for shape in shapes:
+            row = found.get((name, shape))
+            line.append(f"{row['pairs_a_second']:.1f} ({row['times_default']:.1f}x)" if row else "")
+        body.append(line)
+    first = full[0]
+    sets = ", ".join(first["machine"].get("instruction_sets", []))
+    return (
+        "### Fast on a CPU: all engines\n\nPairs a second, tokenisation included, and times sentence-transformers' "
+        f"default: {first['settings']['pairs']} pairs with the length mix of natural-questions "
+        f"(mean {first['mean_tokens']:.0f} tokens, median {first['median_tokens']:.0f}, at most "
+        f"{first['settings']['max_length']}), random weights, median of three passes taken in turn, on "
+        f"{machine_of(first)} ({sets}): `python benchmarks/engines.py`\n\n" + table(["engine", *shapes], body)
+    )
+
+
+def precision() -> str:
+    lines = {tuple(row["settings"].values()): row for row in rows("precision")}
+    body = []
+    for (model, collection, name), row in lines.items():
+        if collection == "all" or name == "fp32":
+            continue
+        exact = lines[(model, collection, "fp32")]["ndcg_at_10"]
+        figures = [f"{exact:.4f}", f"{row['minus_fp32']:+.4f}", str(row["queries"])]
+        body.append([f"{model}, {collection}, {name}", *figures])
+    overall = [
+        f"{model} in {name}: Spearman {row['spearman']:.5f}, largest difference {row['largest_difference']:.3f}, noise "
+        f"{row['noise']:.2%} of the spread, over {row['pairs']:,} pairs"
+        for (model, collection, name), row in lines.items()
+        if collection == "all"
+    ]
+    return (
+        "### What lower precision costs\n\n`python benchmarks/precision.py --judged FOLDER`; reranking BM25's "
+        "top 100, and embedding whole collections\n\n"
+        + table(["model, collection, precision", "NDCG@10 in fp32", "change", "queries"], body)
+        + "\n\nAgainst fp32, over all pairs scored: "
+        + "; ".join(overall)
+        + "."
+    )
+
+
 def figures() -> str:
     """The generated part, comments included."""
     parts = [
         "## Figures\n\nAll measured by commands of this repository; each line of "
         "[benchmarks/results](benchmarks/results) has its machine, versions and command."
     ]
-    parts += [parity(), nano(), ingest(), latency(), install_size()]
+    parts += [engines(), precision(), parity(), nano(), ingest(), latency(), install_size()]
     return f"{BEGIN}\n" + "\n\n".join(parts) + f"\n\n{END}"
 
 

@@ -36,6 +36,9 @@ class Embedder:
     between threads. Raises what `CrossEncoder` raises.
     """
 
+    _native: NativeModel | None = None
+    _full_dimension: int
+
     @takes_older_names(EMBEDDER_NAMES)
     def __init__(
         self,
@@ -79,9 +82,7 @@ class Embedder:
         self._token_budget = token_budget
         found = find(model_name_or_path, "embedder", options)
         self._choice = found.choice
-        self._native: NativeModel | None = None
         source: Any
-        self._full_dimension: int
         if found.choice.engine != "sentence-transformers":
             self._native = load_native(found, options)
             self._choice = self._native.choice
@@ -90,9 +91,8 @@ class Embedder:
         else:
             from runoff.engine.delegated import DelegatedEmbedder
 
-            source = self._delegate = DelegatedEmbedder(
-                found.folder, found.choice, options.for_sentence_transformers()
-            )
+            theirs = options.for_sentence_transformers()
+            source = self._delegate = DelegatedEmbedder(found.folder, found.choice, theirs)
             similarity, self._full_dimension = source.similarity_name, source.dimension
         self.prompts = merged_prompts({"query": None, "document": None, **source.prompts}, prompts)
         self.default_prompt_name = checked_default(

@@ -138,7 +138,6 @@ def test_scores_that_are_no_numbers_are_an_error_and_never_an_order(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--precision", "int8"), ("precision='int8'", "choose 'fp32' or 'auto'")),
         (("--precision", "int4"), ("invalid choice: 'int4'", "fp32")),
         (("--max-length", "0"), ("1 or more, got '0'",)),
         (("--max-length", "3"), ("max_length must be more than the 3 special tokens", "got 3")),

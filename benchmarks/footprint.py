@@ -32,8 +32,7 @@ from peer_record import (
     colour,
     for_plot,
     parser_of,
-    plot_elsewhere,
-    record,
+    run,
     save,
     shown,
     table,
@@ -67,10 +66,10 @@ def measured(shape: str, options: argparse.Namespace) -> list[Row]:
     pairs = made_pairs(folder, count)
     print(f"{shape}:", flush=True)
     found: dict[str, list[Row]] = {}
-    for run in range(runs):
+    for turn in range(runs):
         for name in list(names):
             try:
-                row = one_run(name, folder, options, pairs, run == runs - 1)
+                row = one_run(name, folder, options, pairs, turn == runs - 1)
             except UnavailableError as error:
                 print(f"  left out: {ENGINES[name].label}: {error}", flush=True)
                 names.remove(name)
@@ -152,22 +151,13 @@ def draw() -> None:
 
 
 def main() -> int:
-    """Measures, records and prints, shape by shape; exit code 1 where nothing could be measured."""
+    """Measures, or only draws; exit code 1 where nothing could be measured."""
     options = parser_of(__doc__ or "", ENGINES_HERE, SHAPES_HERE).parse_args()
     if options.plot:
         draw()
         return 0
-    has_any = False
-    for shape in chosen(options.shapes, SHAPES_HERE[:1] if options.quick else SHAPES_HERE, SHAPES):
-        began = time.perf_counter()
-        rows = measured(shape, options)
-        if rows:
-            record("footprint", rows)
-            has_any = True
-            print(f"{printed(rows)}\n  took {time.perf_counter() - began:.0f} s\n", flush=True)
-    if has_any:
-        plot_elsewhere(__file__, options.peers)
-    return int(not has_any)
+    shapes = chosen(options.shapes, SHAPES_HERE[:1] if options.quick else SHAPES_HERE, SHAPES)
+    return run(__file__, options, shapes, measured, printed)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,7 @@ from peer_record import (
     circumstances,
     for_plot,
     parser_of,
-    plot_elsewhere,
-    record,
+    run,
     save,
     started,
     table,
@@ -163,22 +161,13 @@ def draw() -> None:
 
 
 def main() -> int:
-    """Measures, records and prints, shape by shape; exit code 1 where nothing could be measured."""
+    """Measures, or only draws; exit code 1 where nothing could be measured."""
     options = parser_of(__doc__ or "", ENGINES_HERE, SHAPES_HERE).parse_args()
     if options.plot:
         draw()
         return 0
-    has_any = False
-    for shape in chosen(options.shapes, SHAPES_HERE, SHAPES_HERE):
-        began = time.perf_counter()
-        rows = measured(shape, options)
-        if rows:
-            record("lengths", rows)
-            has_any = True
-            print(f"{printed(rows)}\n  took {time.perf_counter() - began:.0f} s\n", flush=True)
-    if has_any:
-        plot_elsewhere(__file__, options.peers)
-    return int(not has_any)
+    shapes = chosen(options.shapes, SHAPES_HERE, SHAPES_HERE)
+    return run(__file__, options, shapes, measured, printed)
 
 
 if __name__ == "__main__":

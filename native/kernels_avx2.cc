@@ -1,4 +1,6 @@
+#ifndef RUNOFF_EMULATE
 #include <immintrin.h>
+#endif
 
 #define RUNOFF_NAME "avx2"
 #define RUNOFF_TABLE avx2_kernels

@@ -1,4 +1,6 @@
+#ifndef RUNOFF_EMULATE
 #include <immintrin.h>
+#endif
 
 #define RUNOFF_NAME "avx512vnni"
 #define RUNOFF_TABLE avx512vnni_kernels

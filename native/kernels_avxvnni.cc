@@ -1,4 +1,6 @@
+#ifndef RUNOFF_EMULATE
 #include <immintrin.h>
+#endif
 
 #define RUNOFF_NAME "avxvnni"
 #define RUNOFF_TABLE avxvnni_kernels

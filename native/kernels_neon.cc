@@ -1,4 +1,6 @@
+#ifndef RUNOFF_EMULATE
 #include <arm_neon.h>
+#endif
 
 #define RUNOFF_NAME "neon"
 #define RUNOFF_TABLE neon_kernels

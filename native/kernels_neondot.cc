@@ -1,4 +1,6 @@
+#ifndef RUNOFF_EMULATE
 #include <arm_neon.h>
+#endif
 
 #define RUNOFF_NAME "neondot"
 #define RUNOFF_TABLE neondot_kernels

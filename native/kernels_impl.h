@@ -76,7 +76,8 @@ RUNOFF_INLINE VI nearest(VF x) { return bits_to_int(x + kRounder) - kRounderBits
 // 2^x, relative error 1e-7; 0 below 2^-126. The coefficients are a weighted least-squares fit of the relative
 // error on [-1/2, 1/2] that was refined until it was level (1.9e-9 in exact arithmetic).
 RUNOFF_INLINE VF exp2(VF x) {
-  const VF clamped = x > 127.0f ? splat(127.0f) : x;
+  const VF below = x > 127.0f ? splat(127.0f) : x;
+  const VF clamped = below < -127.0f ? splat(-127.0f) : below;  // the comparison leaves what is not a number
   const VF shifted = clamped + kRounder;
   const VF f = clamped - (shifted - kRounder);
   VF p = splat(0.00015345810970757157f);

@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "selfcheck": {"contracts", "checkpoint", "text"},
     "model": {"contracts", "checkpoint", "text", "engine", "selfcheck"},
     "scoring": {"contracts", "text", "model"},
+    "quantize": {"contracts", "data", "checkpoint", "text", "engine", "selfcheck", "model"},
     "crossencoder": {
         "contracts",
         "checkpoint",

@@ -107,6 +107,7 @@ def find(name_or_path: str | os.PathLike[str], role: Role, options: ModelOptions
             threads=options.threads,
             obstacle=obstacle,
             is_static=checkpoint is not None and isinstance(checkpoint.model.encoder, StaticConfig),
+            stored=checkpoint.quantization.precision if checkpoint and checkpoint.quantization else None,
         )
     )
     if choice.engine == "sentence-transformers":  # which would unpickle what has no safetensors

@@ -6,7 +6,7 @@ import numpy as np
 
 from runoff.checkpoint.config import Normalize
 from runoff.checkpoint.layout import Checkpoint
-from runoff.contracts import Batch, Engine, FloatArray, LengthRules
+from runoff.contracts import Batch, Encoded, Engine, FloatArray, LengthRules
 from runoff.text.batching import pack
 from runoff.text.pairs import encode_pairs
 from runoff.text.tokenizer import Tokenizer
@@ -68,27 +68,38 @@ def check_batch(
     checkpoint: Checkpoint, tokenizer: Tokenizer, pairs: list[tuple[str, str]] | None = None
 ) -> Batch:
     """The pairs (default: `check_pairs`) as a model of this kind reads them: an embedder, text by text."""
-    pairs = check_pairs() if pairs is None else pairs
+    sequences = check_sequences(checkpoint, tokenizer, check_pairs() if pairs is None else pairs)
+    return pack(sequences, range(len(sequences)))
+
+
+def check_sequences(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, pairs: list[tuple[str, str]]
+) -> list[Encoded]:
+    """The pairs as a reranker reads them, or their texts, each once, as an embedder does."""
     if checkpoint.role == "embedder":
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        sequences = [tokenizer.encode_single(ids) for ids in tokenizer.tokenize(texts)]
-    else:
-        sequences = encode_pairs(tokenizer, pairs, "", LengthRules()).sequences
-    return pack(sequences, range(len(sequences)))
+        return [tokenizer.encode_single(ids) for ids in tokenizer.tokenize(texts)]
+    return list(encode_pairs(tokenizer, pairs, "", LengthRules()).sequences)
 
 
 def noise(checkpoint: Checkpoint, exact: Engine, quick: Engine, batch: Batch) -> float:
     """How far the quick engine's scores are from the exact one's: the spread of the differences over that of the
     scores. An embedder's scores are the similarities of the texts. Infinite where a score is not finite."""
-    outputs = [engine.forward(batch) for engine in (exact, quick)]
+    return difference(checkpoint, exact.forward(batch), quick.forward(batch))
+
+
+def difference(checkpoint: Checkpoint, exact: FloatArray, quick: FloatArray) -> float:
+    """`noise` of outputs that are there already."""
+    outputs = [exact, quick]
     if not np.isfinite(outputs).all():
         return float("inf")
-    wanted, found = (_scores(checkpoint, part) for part in outputs)
+    wanted, found = (compared_scores(checkpoint, part) for part in outputs)
     spread = float(np.std(wanted))
     return float(np.std(found - wanted)) / spread if spread > 0.0 else float("inf")
 
 
-def _scores(checkpoint: Checkpoint, outputs: FloatArray) -> FloatArray:
+def compared_scores(checkpoint: Checkpoint, outputs: FloatArray) -> FloatArray:
+    """What is compared: a reranker's outputs, each label's around its mean; an embedder's similarities."""
     if checkpoint.role != "embedder":
         centred: FloatArray = outputs - outputs.mean(axis=0)
         return centred

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ from runoff.checkpoint.files import (
     read_weights_of,
 )
 from runoff.checkpoint.modular import Module, modular_model, read_modules
+from runoff.checkpoint.quantized import Quantization, load_quantized, read_quantization
 from runoff.checkpoint.weights import Tensor, Weights, canonical_weights
 from runoff.contracts import CheckpointError, CheckpointNotFoundError, UnsupportedModelError
 
@@ -70,6 +71,7 @@ class Checkpoint:
     truncate_dim: int | None = None
     module_folders: tuple[str, ...] = ()
     root_folder: str = ""
+    quantization: Quantization | None = None
 
 
 def read_checkpoint(folder: Path, role: Role) -> Checkpoint:
@@ -78,6 +80,11 @@ def read_checkpoint(folder: Path, role: Role) -> Checkpoint:
     Raises `CheckpointNotFoundError` for a folder without a model, `CheckpointError` for one that is
     incomplete or would be misread, `UnsupportedModelError` for one that only other software can run.
     """
+    checkpoint = _read(folder, role)
+    return replace(checkpoint, quantization=read_quantization(folder, checkpoint.model, role))
+
+
+def _read(folder: Path, role: Role) -> Checkpoint:
     if not (folder / CONFIG).is_file() and not (folder / MODULES).is_file():
         raise CheckpointNotFoundError(
             f"{folder} holds neither {CONFIG} nor {MODULES}; expected a model folder as saved by "
@@ -106,6 +113,8 @@ def read_checkpoint(folder: Path, role: Role) -> Checkpoint:
 
 def load_weights(checkpoint: Checkpoint) -> Weights:
     """The weights of `checkpoint`, memory-mapped and checked for names and shapes."""
+    if checkpoint.quantization is not None:
+        return load_quantized(checkpoint.folder, checkpoint.model, checkpoint.quantization)
     root = read_weights_of(checkpoint.folder / checkpoint.root_folder)
     modules = {name: read_weights_of(checkpoint.folder / name) for name in checkpoint.module_folders}
     if isinstance(checkpoint.model.encoder, StaticConfig):

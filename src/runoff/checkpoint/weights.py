@@ -91,11 +91,32 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-class Weights:
-    """Canonical name -> fp32 array, read when asked for, each checked against the shape the config implies."""
+@dataclass(frozen=True, slots=True)
+class PackedMatrix:
+    """A layer's matrix as the native kernels read it: panels of "f32", "i16" or "i8" and the outputs' scales.
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    `outputs` and `inputs` count the zeros that fill heads and panels; "f32" has no scales.
+    """
+
+    kind: str
+    outputs: int
+    inputs: int
+    panels: npt.NDArray[np.uint8]
+    scales: FloatArray | None = None
+    bias: FloatArray | None = None
+
+
+class Weights:
+    """Canonical name -> fp32 array, read when asked for, each checked against the shape the config implies.
+
+    `packed` has the matrices ("0.qkv") that a quantized checkpoint stores in the kernels' form instead.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], packed: Mapping[str, PackedMatrix] | None = None
+    ) -> None:
         self._tensors = dict(tensors)
+        self.packed = dict(packed or {})
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -115,6 +136,16 @@ class Weights:
         return self._tensors[name]
 
 
+def canonical_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every weight of `model` by its canonical name, and its shape."""
+    encoder = model.encoder
+    if isinstance(encoder, StaticConfig):
+        shapes: dict[str, tuple[int, ...]] = {"embed.token.weight": (encoder.vocab_size, encoder.dimension)}
+    else:
+        shapes = _encoder_shapes(encoder)
+    return {**shapes, **_head_sources(model, {}, {})[1]}
+
+
 def canonical_weights(
     model: ModelConfig, root: Mapping[str, Tensor], modules: Mapping[str, Mapping[str, Tensor]], where: str
 ) -> Weights:
@@ -127,14 +158,12 @@ def canonical_weights(
     found: dict[str, Tensor] = {}
     used: set[str] = set()
     problems: list[str] = []
-    shapes: dict[str, tuple[int, ...]]
     if isinstance(model.encoder, StaticConfig):
         sources = _static_sources(root)
-        shapes = {"embed.token.weight": (model.encoder.vocab_size, model.encoder.dimension)}
     else:
-        sources, shapes = _encoder_sources(model.encoder, root), _encoder_shapes(model.encoder)
-    head_sources, head_shapes = _head_sources(model, root, modules)
-    for name, shape in {**shapes, **head_shapes}.items():
+        sources = _encoder_sources(model.encoder, root)
+    head_sources, _ = _head_sources(model, root, modules)
+    for name, shape in canonical_shapes(model).items():
         stored_in, stored_names = head_sources.get(name) or (root, sources.get(name, (name,)))
         parts = [stored_in[part] for part in stored_names if part in stored_in]
         used.update(stored_names)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from runoff import __version__
 from runoff.cli.machine import EXTRAS, gpus, installed_version, processor
-from runoff.cli.options import DEFAULT_MODEL, Commands, add_model_options, new_command
+from runoff.cli.options import DEFAULT_MODEL, Commands, add_model_options, find_either, new_command
 from runoff.cli.terminal import Piece, Terminal, open_terminal, print_json
 
 if TYPE_CHECKING:
+    from runoff.checkpoint.layout import Checkpoint
     from runoff.model import FoundModel, ModelOptions
 
 EXAMPLES = """\
@@ -134,7 +136,7 @@ def model_facts(options: argparse.Namespace, name: str) -> Facts:
         local_files_only=options.local_files_only,
     )
     try:
-        found, role = _find(name, asked)
+        found, role = find_either(name, asked)
     except CheckpointNotFoundError as error:
         if options.model is not None:
             raise
@@ -148,34 +150,19 @@ def model_facts(options: argparse.Namespace, name: str) -> Facts:
     return facts
 
 
-def _find(name: str, asked: ModelOptions) -> tuple[FoundModel, str]:
-    from runoff.contracts import CheckpointError, CheckpointNotFoundError
-    from runoff.model import find
-
-    try:
-        return find(name, "reranker", asked), "reranker"
-    except CheckpointNotFoundError:
-        raise
-    except CheckpointError as error:
-        # It may be an embedder; if not, what was said of it as a reranker stands.
-        try:
-            return find(name, "embedder", asked), "embedder"
-        except CheckpointError:
-            raise error from None
-
-
 def _checkpoint_facts(found: FoundModel, asked: ModelOptions) -> Facts:
     from runoff.checkpoint.config import StaticConfig
     from runoff.checkpoint.layout import load_weights
+    from runoff.checkpoint.weights import canonical_shapes
     from runoff.model import load_native_tokenizer
 
     checkpoint = found.checkpoint
     assert checkpoint is not None
     model, encoder = checkpoint.model, checkpoint.model.encoder
     tokenizer = load_native_tokenizer(found, asked)
-    weights = load_weights(checkpoint)
+    load_weights(checkpoint)  # a checkpoint that would be refused is refused here too
     facts: Facts = {"family": "static table" if isinstance(encoder, StaticConfig) else encoder.family}
-    facts["parameters"] = sum(weights.table(name).data.size for name in weights)
+    facts["parameters"] = sum(math.prod(shape) for shape in canonical_shapes(model).values())
     if not isinstance(encoder, StaticConfig):
         facts |= {"layers": encoder.layer_count, "hidden": encoder.hidden_size, "heads": encoder.head_count}
     return facts | {
@@ -187,7 +174,17 @@ def _checkpoint_facts(found: FoundModel, asked: ModelOptions) -> Facts:
         "tokenizer": tokenizer.fingerprint,
         "vocabulary": tokenizer.vocabulary_size,
         "prompts": dict(checkpoint.prompts),
+        "quantized": _quantized_facts(checkpoint),
     }
+
+
+def _quantized_facts(checkpoint: Checkpoint) -> str | None:
+    """What a checkpoint that `runoff quantize` wrote was made from, and its measured noise."""
+    if checkpoint.quantization is None:
+        return None
+    about = checkpoint.quantization.about
+    measured, source = about.get("measured") or {}, about.get("source") or {}
+    return f"from {source.get('name')}, noise {measured.get('noise')} on {measured.get('on')}"
 
 
 def _step_name(step: Any) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from runoff.crossencoder import CrossEncoder
     from runoff.embedder import Embedder
+    from runoff.model import FoundModel, ModelOptions
 
 DEFAULT_MODEL = "runoff-nano"
 
@@ -139,6 +140,23 @@ def load_embedder(options: argparse.Namespace, name: str) -> Embedder:
     return Embedder(
         name, device=options.device, threads=options.threads, local_files_only=options.local_files_only
     )
+
+
+def find_either(name: str, asked: ModelOptions) -> tuple[FoundModel, str]:
+    """The model and its role, "reranker" or else "embedder"; loads no weights."""
+    from runoff.contracts import CheckpointError, CheckpointNotFoundError
+    from runoff.model import find
+
+    try:
+        return find(name, "reranker", asked), "reranker"
+    except CheckpointNotFoundError:
+        raise
+    except CheckpointError as error:
+        # It may be an embedder; if not, what was said of it as a reranker stands.
+        try:
+            return find(name, "embedder", asked), "embedder"
+        except CheckpointError:
+            raise error from None
 
 
 def lasting_name(name: str) -> str:

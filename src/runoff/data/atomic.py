@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -19,6 +22,30 @@ def replace_file(path: Path, text: str) -> None:
         draft.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `path`, whole, when all went well, and is gone otherwise."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        sync_folder(draft)
+        if path.exists():
+            os.rename(path, old)
+        try:
+            os.rename(draft, path)
+        except BaseException:
+            if old.exists():
+                os.rename(old, path)
+            raise
+        sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 
 from runoff.checkpoint.config import Dense, EncoderConfig, LayerNorm, ModelConfig, Normalize
-from runoff.checkpoint.weights import Weights
-from runoff.contracts import Batch, FloatArray, InputError
+from runoff.checkpoint.quantized import MATRICES
+from runoff.checkpoint.weights import PackedMatrix, Weights
+from runoff.contracts import Batch, CheckpointError, FloatArray, InputError
 from runoff.engine import packing
 from runoff.engine.reference import position_rows
-
-MATRICES = ("qkv", "attn_out", "mlp_in", "mlp_out")
-"""The weight matrices of a layer."""
 
 
 @functools.cache
@@ -56,7 +54,7 @@ class NativeEngine:
     """Encoder, pooling and head of one model, in C++.
 
     `kinds` says for each matrix ("0.qkv") what its products are computed in, "f32", "i16" or "i8"; one that it
-    does not name is computed as `precision` says.
+    does not name is computed as `precision` says, and one that is packed in `weights` as it was packed.
     """
 
     name = "native"
@@ -142,11 +140,43 @@ def kind_of(precision: str, isa: str) -> str:
 
 
 def matrix(encoder: EncoderConfig, weights: Weights, name: str, kind: str) -> Any:
-    """The matrix `name` ("0.qkv"), in the kernels' order, packed."""
+    """The matrix `name` ("0.qkv"), in the kernels' order, packed: now, or when its checkpoint was written."""
     module = native_module()
     assert module is not None
+    if name in weights.packed:
+        return _stored(encoder, name, weights.packed[name])
     weight, bias = arranged(encoder, weights, name)
     return module.Matrix.pack(kind, np.ascontiguousarray(weight), bias)
+
+
+def _stored(encoder: EncoderConfig, name: str, packed: PackedMatrix) -> Any:
+    module = native_module()
+    assert module is not None
+    wanted = packing.matrix_shape(encoder, name.rpartition(".")[2])
+    advice = "the checkpoint is damaged or of another model: run runoff quantize again"
+    if (packed.outputs, packed.inputs) != wanted:
+        raise CheckpointError(
+            f"{name} is packed with {packed.outputs} outputs and {packed.inputs} inputs, expected "
+            f"{wanted[0]} and {wanted[1]}; {advice}"
+        )
+    sizes = (packed.kind, *wanted, packed.panels, packed.scales, packed.bias)
+    try:
+        return module.Matrix.stored(*sizes)
+    except ValueError as error:
+        raise CheckpointError(f"{name} cannot be used as it is packed: {error}; {advice}") from error
+
+
+def packed_matrix(encoder: EncoderConfig, weights: Weights, name: str, kind: str) -> PackedMatrix:
+    """The matrix `name`, packed, to be stored or tried; its arrays are the kernels' own."""
+    packed = matrix(encoder, weights, name, kind)
+    return PackedMatrix(
+        kind,
+        packed.outputs,
+        packed.inputs,
+        packed.panels,
+        packed.scales if kind != "f32" else None,
+        arranged(encoder, weights, name)[1],
+    )
 
 
 def arranged(encoder: EncoderConfig, weights: Weights, name: str) -> tuple[FloatArray, FloatArray | None]:

@@ -71,6 +71,17 @@ def mlp_in_order(encoder: EncoderConfig) -> Order:
     return np.concatenate([values.reshape(-1, PANEL), gates.reshape(-1, PANEL)], axis=1).reshape(-1)
 
 
+def matrix_shape(encoder: EncoderConfig, part: str) -> tuple[int, int]:
+    """(outputs, inputs) of a layer's matrix ("qkv") in these orders."""
+    hidden, mixed, inner = encoder.hidden_size, len(mixed_order(encoder)), len(inner_order(encoder))
+    return {
+        "qkv": (3 * mixed, hidden),
+        "attn_out": (hidden, mixed),
+        "mlp_in": (len(mlp_in_order(encoder)), hidden),
+        "mlp_out": (hidden, inner),
+    }[part]
+
+
 def taken(array: FloatArray, order: Order, axis: int = 0) -> FloatArray:
     """`array` in the given order along an axis, zeros where it says -1."""
     if np.array_equal(order, np.arange(array.shape[axis])):

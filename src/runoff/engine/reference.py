@@ -26,7 +26,10 @@ _QUERY_BLOCK = 256
 
 
 class ReferenceEngine:
-    """Encoder, pooling and head of one model, in numpy."""
+    """Encoder, pooling and head of one model, in numpy.
+
+    `observe`, where it is given, sees every matrix's name ("0.qkv") and input [rows, inputs].
+    """
 
     name = "reference"
     precision = "fp32"
@@ -34,8 +37,14 @@ class ReferenceEngine:
     # 1,024 to 4,096 measured alike, 16,384 a fifth slower (LOG.md).
     token_budget = 2048
 
-    def __init__(self, model: ModelConfig, weights: Weights) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        weights: Weights,
+        observe: Callable[[str, FloatArray], None] | None = None,
+    ) -> None:
         self._model = model
+        self._observe = observe
         self._table = weights.table("embed.token.weight")
         wanted = (name for name in weights if name != "embed.token.weight")
         self._weights = {name: weights[name] for name in wanted}
@@ -132,6 +141,8 @@ class ReferenceEngine:
     # --- parts --------------------------------------------------------------------------------------
 
     def _linear(self, name: str, x: FloatArray) -> FloatArray:
+        if self._observe is not None:
+            self._observe(name, x)
         y = product(x, self._weights[f"{name}.weight"])
         bias = self._weights.get(f"{name}.bias")
         if bias is not None:

@@ -95,7 +95,7 @@ format: $(FULL) ## rewrite the sources in the one format, with the safe lint fix
 	@$(BIN)/ruff format .
 
 bench: $(FULL) $(DEMO_DOCUMENTS) ## run the quick form of every benchmark; the figures go to benchmarks/results
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" --quick $(ARGS); done
+	@for script in $(filter-out benchmarks/peer_%,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" --quick $(ARGS); done
 
 docs: $(FULL) ## check the documentation: links, Python snippets, the tree of files
 	@$(BIN)/pytest -q tests/test_docs.py tests/test_architecture.py

@@ -35,6 +35,7 @@ void check_model(const Model& m) {
   check(m.head_size > 0 && m.head_size % kPanel == 0, "the head size must be padded to a multiple of 16");
   check(m.rotary_half % 8 == 0 && (m.rotary_half == 0 || 2 * m.rotary_half == m.head_size),
         "half of a rotary head must be a multiple of 8");
+  check(m.rotary_size / 2 <= m.rotary_half || m.rotary_half == 0, "a rotary head must fit its padded size");
   check(!m.pooling.empty(), "no pooling");
   check(m.embed_norm.weight && m.token_table, "no embedding");
   check(m.is_prenorm ? m.final_norm.weight != nullptr : m.position_table && m.type_table, "no norm or tables");
@@ -51,9 +52,9 @@ void check_model(const Model& m) {
   int size = m.hidden * static_cast<int>(m.pooling.size());
   for (const HeadStep& step : m.head) {
     if (step.form == HeadStep::Form::dense) {
-      check(step.dense.panels && step.dense.inputs == size, "a head step does not fit the one before it");
-      check(!step.adds_input || (step.residual.panels ? step.residual.outputs == step.size : step.size == size),
-            "the residual of a head step does not fit");
+      check_linear(step.dense, step.size, size, "a head step");
+      if (step.residual.panels) check_linear(step.residual, step.size, size, "the residual of a head step");
+      check(!step.adds_input || step.residual.panels || step.size == size, "the residual of a head step does not fit");
       size = step.size;
     } else {
       check(step.size == size, "a head step does not fit the one before it");
@@ -92,13 +93,17 @@ std::shared_ptr<const Angles::Table> Angles::up_to(int positions) {
   return table_;
 }
 
+Job::Job(Pool& pool, std::shared_ptr<Loop> loop) : pool_(pool), loop_(std::move(loop)), process_(getpid()) {}
+
 Job::~Job() {
+  if (process_ != getpid()) return;  // after a fork: the threads that work on it are the parent's
   loop_->cancel();
   while (!pool_.wait(*loop_, 1.0)) {
   }
 }
 
 bool Job::wait(double seconds) {
+  if (process_ != getpid()) throw std::runtime_error("a forward that was begun before a fork ends in the parent alone");
   if (!pool_.wait(*loop_, seconds)) return false;
   Pool::raise_error(*loop_);
   return true;

@@ -96,7 +96,7 @@ class Angles {
 // A forward under way. The arrays it was given must live until `wait` says it has ended.
 class Job {
  public:
-  Job(Pool& pool, std::shared_ptr<Loop> loop) : pool_(pool), loop_(std::move(loop)) {}
+  Job(Pool& pool, std::shared_ptr<Loop> loop);
   ~Job();
   // Waits at most `seconds`; whether it has ended. Raises what went wrong.
   bool wait(double seconds);
@@ -105,6 +105,7 @@ class Job {
  private:
   Pool& pool_;
   std::shared_ptr<Loop> loop_;
+  const long process_;  // that began it
 };
 
 class Engine {

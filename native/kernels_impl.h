@@ -403,14 +403,20 @@ RUNOFF_INLINE std::int32_t nearest(float x) {
 constexpr float kRowNorm = 65500.0f;
 
 void quantise_row(Kind kind, const float* x, int columns, char* out, float* scale) {
-  float peak, squares;
+  float peak, squares, unit = 1.0f;
   measure(x, columns, &peak, &squares);
+  // Of very large or small numbers (1e19, 1e-20) the squares leave fp32's range; in units of the peak they do not.
+  if (!(squares > 1e-24f && squares < 1e36f) && peak > 1e-36f) {
+    unit = peak;
+    squares = 0.0f;
+    for (int i = 0; i < columns; ++i) squares += (x[i] / peak) * (x[i] / peak);
+  }
   float factor;
   const bool is_i16 = kind == Kind::i16;
   if (is_i16) {
     // Rounding may lengthen the row by half a unit in every column.
     const float norm = sqrtf(squares);
-    const float by_norm = (kRowNorm - 0.5f * sqrtf(static_cast<float>(columns))) / norm;
+    const float by_norm = (kRowNorm - 0.5f * sqrtf(static_cast<float>(columns))) / norm / unit;
     const float by_peak = 32767.0f / peak;
     factor = by_norm < by_peak ? by_norm : by_peak;
   } else {

@@ -19,6 +19,16 @@ const Kernels& checked_kernels(const std::string& isa) {
   throw std::invalid_argument("this processor cannot run the instruction set '" + isa + "'");
 }
 
+namespace {
+
+// The int32 sum of an int8 product holds 131,072 inputs of 64 * 255 each (packing.h), and no more.
+void check_sizes(int outputs, int inputs) {
+  if (outputs < 1 || inputs < 1) throw std::invalid_argument("a weight matrix must not be empty");
+  if (outputs > 1 << 24 || inputs > 1 << 17) throw std::invalid_argument("a weight matrix is too large");
+}
+
+}  // namespace
+
 void Matrix::point(const float* bias, std::size_t bias_count) {
   linear_.kind = packed_.kind;
   linear_.outputs = packed_.outputs;
@@ -38,7 +48,7 @@ void Matrix::point(const float* bias, std::size_t bias_count) {
 
 std::shared_ptr<Matrix> Matrix::packed(Kind kind, const float* weights, int outputs, int inputs, const float* bias,
                                        std::size_t bias_count) {
-  if (outputs < 1 || inputs < 1) throw std::invalid_argument("a weight matrix must not be empty");
+  check_sizes(outputs, inputs);
   auto matrix = std::make_shared<Matrix>();
   matrix->packed_ = pack(kind, weights, outputs, inputs);
   matrix->point(bias, bias_count);
@@ -53,7 +63,7 @@ std::shared_ptr<Matrix> Matrix::stored(Kind kind, int outputs, int inputs, const
       throw std::invalid_argument("expected " + std::to_string(wanted) + " " + what + ", got " + std::to_string(came));
     }
   };
-  if (outputs < 1 || inputs < 1) throw std::invalid_argument("a weight matrix must not be empty");
+  check_sizes(outputs, inputs);
   check(panel_bytes(kind, outputs, inputs), bytes, "bytes of packed weights");
   check(kind == Kind::f32 ? 0 : rounded_up(outputs, kPanel), scale_count, "scales");
   auto matrix = std::make_shared<Matrix>();

@@ -28,8 +28,19 @@ using FloatMatrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::devi
 
 // --- weights ------------------------------------------------------------------------------------------
 
+// The array itself, never a converted copy: pointers into it outlive this call.
+template <class Array>
+Array array_of(const nb::dict& tables, const char* name) {
+  const nb::object item = tables[name];  // here, where it may raise KeyError: try_cast may not
+  Array array;
+  if (!nb::try_cast(item, array, false)) {
+    throw std::invalid_argument(std::string(name) + " must be a contiguous array of its type");
+  }
+  return array;
+}
+
 const float* floats_of(const nb::dict& tables, const char* name, std::size_t size) {
-  const auto array = nb::cast<nb::ndarray<const float, nb::c_contig, nb::device::cpu>>(tables[name]);
+  const auto array = array_of<nb::ndarray<const float, nb::c_contig, nb::device::cpu>>(tables, name);
   if (array.size() != size) {
     throw std::invalid_argument(std::string(name) + ": expected " + std::to_string(size) + " numbers, got " +
                                 std::to_string(array.size()));
@@ -96,7 +107,7 @@ class NativeEngine {
 
  private:
   void read_tables(Model& m, int position_rows, int type_rows) {
-    const auto table = nb::cast<nb::ndarray<nb::ndim<2>, nb::ro, nb::c_contig, nb::device::cpu>>(tables_["embed.token"]);
+    const auto table = array_of<nb::ndarray<nb::ndim<2>, nb::ro, nb::c_contig, nb::device::cpu>>(tables_, "embed.token");
     const auto type = nb::cast<std::string>(tables_["embed.token.type"]);
     m.table_type = type == "F32" ? TableType::f32 : type == "BF16" ? TableType::bf16 : TableType::f16;
     const std::size_t width = m.table_type == TableType::f32 ? 4 : 2;
@@ -195,7 +206,7 @@ class Forward {
 
   // The outputs, once they are there. Twenty times a second it asks whether Ctrl-C was pressed.
   nb::ndarray<nb::numpy, float, nb::ndim<2>> result() {
-    if (!out_) throw std::invalid_argument("this forward's result was taken before");
+    if (!out_ || is_given_up_) throw std::invalid_argument("this forward's result was taken or given up before");
     for (;;) {
       bool has_ended;
       {
@@ -205,6 +216,7 @@ class Forward {
       if (has_ended) break;
       if (PyErr_CheckSignals() != 0) {
         job_->cancel();
+        is_given_up_ = true;
         throw nb::python_error();
       }
     }
@@ -219,6 +231,7 @@ class Forward {
   std::optional<Ints> positions_;
   Ints offsets_;
   int rows_ = 0, width_ = 0;
+  bool is_given_up_ = false;
   std::unique_ptr<float[]> out_;
   std::unique_ptr<Job> job_;
 };

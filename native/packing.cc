@@ -9,7 +9,8 @@ namespace {
 
 int values_of_group(Kind kind) { return kind == Kind::f32 ? 1 : kind == Kind::i16 ? 2 : 4; }
 
-// What the output's weights are multiplied with before they are rounded; 0 for weights that are all zero.
+// What the output's weights are multiplied with before they are rounded; 0 for weights that are all zero, and not a
+// number where one of them is not finite: it must not vanish in the integers.
 float factor_of(Kind kind, const float* weights, int inputs) {
   double squares = 0.0;
   float widest = 0.0f;  // pair of neighbours
@@ -18,6 +19,7 @@ float factor_of(Kind kind, const float* weights, int inputs) {
     const float neighbour = k % 2 == 0 && k + 1 < inputs ? std::fabs(weights[k + 1]) : 0.0f;
     widest = std::max(widest, std::fabs(weights[k]) + neighbour);
   }
+  if (!std::isfinite(squares) || !std::isfinite(widest)) return NAN;
   if (widest == 0.0f) return 0.0f;
   // Rounding may lengthen the vector by half a unit in every direction, and a pair by one unit.
   const double by_norm = (kWeightNorm - 0.5 * std::sqrt(static_cast<double>(inputs))) / std::sqrt(squares);
@@ -53,7 +55,8 @@ Packed pack(Kind kind, const float* weights, int outputs, int inputs) {
     const float* row = weights + static_cast<std::size_t>(n) * inputs;
     std::uint8_t* to = packed.panels.data() + ((n / kPanel) * steps * kPanel + n % kPanel) * 4;
     const float factor = kind == Kind::f32 ? 1.0f : factor_of(kind, row, inputs);
-    if (kind != Kind::f32) packed.scales[n] = factor > 0.0f ? 1.0f / factor : 0.0f;
+    if (kind != Kind::f32) packed.scales[n] = factor > 0.0f ? 1.0f / factor : factor;
+    if (!(factor > 0.0f)) continue;
     for (int k = 0; k < inputs; ++k) {
       std::uint8_t* place = to + static_cast<std::size_t>(k / group) * 4 * kPanel + k % group * bytes;
       if (kind == Kind::f32) {

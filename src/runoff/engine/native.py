@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -17,13 +19,19 @@ from runoff.contracts import Batch, CheckpointError, FloatArray, InputError
 from runoff.engine import packing
 from runoff.engine.reference import position_rows
 
+logger = logging.getLogger(__name__)
+
 
 @functools.cache
 def native_module() -> ModuleType | None:
     """`runoff._native`, or None where it was not built."""
     try:
         from runoff import _native
-    except ImportError:
+    except ImportError as error:
+        if importlib.util.find_spec("runoff._native") is not None:
+            logger.warning(
+                "the native engine is installed but cannot be loaded (%s); numpy computes instead", error
+            )
         return None
     module: ModuleType = _native
     return module

@@ -163,17 +163,28 @@ def test_a_result_outlives_its_engine() -> None:
     np.testing.assert_array_equal(found, wanted)
 
 
+class StoppedError(Exception):
+    """What the handler of a signal raises; Ctrl-C itself is tested in a process of its own (test_models.py)."""
+
+
+def _stop(_number: int, _frame: Any) -> None:
+    raise StoppedError
+
+
 def test_an_interrupted_forward_has_no_result() -> None:
     """The sequences that nobody had begun are never computed, so what there is of the answer is not given out."""
-    engine = engine_of(model_of())
-    batch, short = batch_of(*[4000] * 60), batch_of()
+    engine, short = engine_of(model_of()), batch_of()
     wanted = engine.forward(short)
-    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    pending = engine.start(batch)
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        pending.result()
-    timer.join()
+    before = signal.signal(signal.SIGUSR1, _stop)
+    try:
+        pending = engine.start(batch_of(*[4000] * 60))  # seconds of work
+        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1))
+        timer.start()
+        with pytest.raises(StoppedError):
+            pending.result()
+        timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
     with pytest.raises(ValueError, match="given up"):
         pending.result()
     del pending

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "results": {"contracts"},
     "legacy": {"contracts"},
     "activation": {"contracts", "checkpoint", "engine"},
-    "selfcheck": {"contracts", "checkpoint", "text"},
+    "selfcheck": {"contracts", "checkpoint", "text", "engine"},
     "model": {"contracts", "checkpoint", "text", "engine", "selfcheck"},
     "scoring": {"contracts", "text", "model"},
     "quantize": {"contracts", "data", "checkpoint", "text", "engine", "selfcheck", "model"},

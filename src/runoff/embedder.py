@@ -12,6 +12,7 @@ import numpy as np
 from runoff.checkpoint.config import StaticConfig
 from runoff.contracts import Encoded, FloatArray, InputError, Precision, TokenIds
 from runoff.engine.choose import Choice
+from runoff.engine.reference import normalized
 from runoff.legacy import CALL_NAMES, EMBEDDER_NAMES, takes_older_names
 from runoff.model import ModelOptions, NativeModel, checked_max_length, find, load_native
 from runoff.text.batching import forward_all
@@ -191,7 +192,7 @@ class Embedder:
         size = self.truncate_dim if truncate_dim is None else truncate_dim
         vectors = vectors if size is None else vectors[:, :size]
         if normalize_embeddings:
-            vectors = _normalized(vectors)
+            vectors = normalized(vectors)
         if convert_to_tensor or not convert_to_numpy:
             from runoff.engine.delegated import to_tensor
 
@@ -271,17 +272,10 @@ def _bare(ids: TokenIds) -> Encoded:
     return Encoded(ids, np.zeros(len(ids), np.int32))
 
 
-def _normalized(vectors: FloatArray) -> FloatArray:
-    # torch.nn.functional.normalize divides by at least 1e-12
-    lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
-    result: FloatArray = vectors / lengths
-    return result
-
-
 def _similarity(name: str, first: FloatArray, second: FloatArray) -> FloatArray:
     result: FloatArray
     if name == "cosine":
-        result = _normalized(first) @ _normalized(second).T
+        result = normalized(first) @ normalized(second).T
     elif name == "dot":
         result = first @ second.T
     else:

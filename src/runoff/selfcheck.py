@@ -7,6 +7,7 @@ import numpy as np
 from runoff.checkpoint.config import Normalize
 from runoff.checkpoint.layout import Checkpoint
 from runoff.contracts import Batch, Encoded, Engine, FloatArray, LengthRules
+from runoff.engine.reference import normalized
 from runoff.text.batching import pack
 from runoff.text.pairs import encode_pairs
 from runoff.text.tokenizer import Tokenizer
@@ -64,11 +65,9 @@ def check_pairs() -> list[tuple[str, str]]:
     return pairs
 
 
-def check_batch(
-    checkpoint: Checkpoint, tokenizer: Tokenizer, pairs: list[tuple[str, str]] | None = None
-) -> Batch:
-    """The pairs (default: `check_pairs`) as a model of this kind reads them: an embedder, text by text."""
-    sequences = check_sequences(checkpoint, tokenizer, check_pairs() if pairs is None else pairs)
+def check_batch(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Batch:
+    """`check_pairs` as a model of this kind reads them."""
+    sequences = check_sequences(checkpoint, tokenizer, check_pairs())
     return pack(sequences, range(len(sequences)))
 
 
@@ -104,7 +103,7 @@ def compared_scores(checkpoint: Checkpoint, outputs: FloatArray) -> FloatArray:
         centred: FloatArray = outputs - outputs.mean(axis=0)
         return centred
     if not any(isinstance(step, Normalize) for step in checkpoint.model.head):
-        outputs = outputs / np.maximum(np.linalg.norm(outputs, axis=1, keepdims=True), np.float32(1e-12))
+        outputs = normalized(outputs)
     above = np.triu_indices(len(outputs), k=1)
     similarities: FloatArray = (outputs @ outputs.T)[above]
     return similarities

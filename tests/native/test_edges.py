@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -191,15 +192,16 @@ def test_an_interrupted_forward_has_no_result() -> None:
     np.testing.assert_array_equal(engine.forward(short), wanted)
 
 
-def _drop_and_score(pending: Any, engine: NativeEngine, batch: Batch, answers: Any) -> None:
+def _drop_and_score(begun: list[Any], engine: NativeEngine, batch: Batch, answers: Any) -> None:
     said = ""
     try:
-        pending.result()
+        begun[0].result()
     except RuntimeError as error:
         said = str(error)
-    pending._forward = None  # the forward is destroyed here, in the child
+    held = sys.getrefcount(begun[0])  # this call's own and the list's
+    begun.clear()  # the forward is destroyed here, in the child
     gc.collect()
-    answers.put((said, engine.forward(batch)))
+    answers.put((said, held, engine.forward(batch)))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -209,18 +211,19 @@ def test_a_child_forked_during_a_forward_neither_waits_for_it_nor_lacks_an_engin
     wanted = engine.forward(short)
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
-    pending = engine.start(batch_of(*[4000] * 12))
-    child = context.Process(target=_drop_and_score, args=(pending, engine, short, answers))
+    begun = [engine.start(batch_of(*[4000] * 12))]
+    child = context.Process(target=_drop_and_score, args=(begun, engine, short, answers))
     child.start()
     try:
-        said, found = answers.get(timeout=30)
+        said, held, found = answers.get(timeout=30)
         child.join(30)
         assert child.exitcode == 0
     finally:
         child.kill()
     assert "before a fork" in said
+    assert held == 2
     np.testing.assert_array_equal(found, wanted)
-    assert pending.result().shape == (12, 3)  # the parent's own goes on
+    assert begun[0].result().shape == (12, 3)  # the parent's own goes on
 
 
 # --- parts that do not fit ----------------------------------------------------------------------------------

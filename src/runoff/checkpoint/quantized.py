@@ -34,8 +34,10 @@ MATRICES = ("qkv", "attn_out", "mlp_in", "mlp_out")
 KINDS = {"f32": 1, "i16": 2, "i8": 4}
 """What a matrix's products are computed in, and how many inputs of an output lie in four bytes."""
 
+PANEL = 16
+"""Outputs whose weights lie side by side."""
+
 PRECISIONS = ("int8", "bf16")
-_PANEL = 16
 _ALIGNMENT = 64
 _TABLE = "embed.token.weight"
 _ADVICE = "it is damaged, or was put together from several: run runoff quantize again"
@@ -181,7 +183,7 @@ def _expected(
     expected: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {}
     shapes = canonical_shapes(model)
     for name, (kind, outputs, inputs) in quantization.matrices.items():
-        padded = -(-outputs // _PANEL) * _PANEL
+        padded = -(-outputs // PANEL) * PANEL
         expected[f"{name}.panels"] = (("U8",), (padded * -(-inputs // KINDS[kind]) * 4,))
         if kind != "f32":
             expected[f"{name}.scales"] = (("F32",), (padded,))

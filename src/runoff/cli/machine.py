@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -54,9 +53,9 @@ def processor() -> Processor:
 
 def usable_cores() -> int:
     """The cores this process may run on, which a container or taskset may have made fewer."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    from runoff.engine.threads import allowed_cpus
+
+    return len(allowed_cpus())
 
 
 def _mac_processor() -> str | None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "runoff-nano"
 
 Commands = Any  # argparse's _SubParsersAction, which has no public name
+Group = Any  # a parser or one of its argument groups, whose common base has no public name either
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -76,10 +77,7 @@ def add_model_options(parser: argparse.ArgumentParser, model_help: str | None = 
         help="the reranker: a folder, a name on the Hugging Face hub such as cross-encoder/ettin-reranker-32m-v1, "
         f"or {DEFAULT_MODEL}, which comes with Runoff ({model_help or 'default: %(default)s'})",
     )
-    group.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the hub (default: main)")
-    group.add_argument(
-        "--local-files-only", action="store_true", help="never ask the hub: only what was downloaded before"
-    )
+    add_hub_options(group)
     group.add_argument("--device", help="cpu, or cuda with the torch extra (default: what is there)")
     group.add_argument(
         "--precision",
@@ -87,14 +85,26 @@ def add_model_options(parser: argparse.ArgumentParser, model_help: str | None = 
         default="auto",
         help="of the arithmetic; `runoff info` says what auto means here (default: %(default)s)",
     )
-    group.add_argument(
-        "--threads", metavar="COUNT", type=positive, help="of the CPU engine (default: physical cores)"
-    )
+    add_threads_option(group)
     group.add_argument(
         "--max-length",
         metavar="TOKENS",
         type=positive,
         help="most tokens of a query and a document together (default: the model's own limit)",
+    )
+
+
+def add_hub_options(group: Group) -> None:
+    """How a model is found on the hub."""
+    group.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the hub (default: main)")
+    group.add_argument(
+        "--local-files-only", action="store_true", help="never ask the hub: only what was downloaded before"
+    )
+
+
+def add_threads_option(group: Group) -> None:
+    group.add_argument(
+        "--threads", metavar="COUNT", type=positive, help="of the CPU engine (default: physical cores)"
     )
 
 

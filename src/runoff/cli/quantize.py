@@ -9,7 +9,16 @@ from typing import Any
 
 from runoff import __version__
 from runoff.cli.info import print_facts
-from runoff.cli.options import Commands, find_either, is_terminal, lasting_name, new_command, positive, share
+from runoff.cli.options import (
+    Commands,
+    add_hub_options,
+    add_threads_option,
+    find_either,
+    is_terminal,
+    lasting_name,
+    new_command,
+    share,
+)
 from runoff.cli.terminal import open_terminal, print_json
 
 EXAMPLES = """\
@@ -56,11 +65,8 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--force", action="store_true", help="replace a checkpoint that quantize wrote to OUT"
     )
-    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the hub (default: main)")
-    parser.add_argument(
-        "--local-files-only", action="store_true", help="never ask the hub: only what was downloaded before"
-    )
-    parser.add_argument("--threads", metavar="COUNT", type=positive, help="(default: physical cores)")
+    add_hub_options(parser)
+    add_threads_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:

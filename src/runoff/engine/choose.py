@@ -79,11 +79,17 @@ def choose_engine(demand: Demand) -> Choice:
         _refuse_lower(precision, "a static table is summed in fp32")
         return Choice("reference", "cpu", "fp32", "a static table: its rows are summed in numpy")
     isa = os.environ.get("RUNOFF_ISA", "")
-    if native_module() is None or isa == "numpy":
-        why = "RUNOFF_ISA=numpy" if isa == "numpy" else NOT_BUILT
-        _refuse_lower(precision, why)
-        return Choice("reference", "cpu", "fp32", f"packed numpy forward: {why}")
+    if obstacle := _native_obstacle(isa):
+        _refuse_lower(precision, obstacle)
+        return Choice("reference", "cpu", "fp32", f"packed numpy forward: {obstacle}")
     return _native(precision, isa, demand.threads)
+
+
+def _native_obstacle(isa: str) -> str | None:
+    """Why the native engine does not run here, if it does not."""
+    if isa == "numpy":
+        return "RUNOFF_ISA=numpy is set"
+    return NOT_BUILT if native_module() is None else None
 
 
 def _native(precision: str, isa: str, threads: int | None) -> Choice:
@@ -124,10 +130,9 @@ def _prepacked(device: str, demand: Demand) -> Choice:
             f"device={device!r}, backend={demand.backend!r} needs the model that it was made from"
         )
     isa = os.environ.get("RUNOFF_ISA", "")
-    if native_module() is None or isa == "numpy":
-        why = "RUNOFF_ISA=numpy is set" if isa == "numpy" else NOT_BUILT
+    if obstacle := _native_obstacle(isa):
         raise UnsupportedModelError(
-            f"a checkpoint written by runoff quantize needs the native engine, but {why}"
+            f"a checkpoint written by runoff quantize needs the native engine, but {obstacle}"
         )
     name = str(kernels(isa)["name"])
     reason = f"{name} kernels; {stored} as the checkpoint was quantized"

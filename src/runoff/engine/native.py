@@ -37,25 +37,18 @@ def native_module() -> ModuleType | None:
     return module
 
 
+def _built() -> ModuleType:
+    module = native_module()
+    assert module is not None, "choose_engine asks first"
+    return module
+
+
 @dataclass(frozen=True, slots=True)
 class Processor:
     """How the kernels run: by which instruction set, with how many threads."""
 
     isa: str
     threads: int
-
-
-class Pending:
-    """A forward under way."""
-
-    def __init__(self, forward: Any, batch: Batch) -> None:
-        self._forward = forward
-        self._batch = batch  # its arrays are being read
-
-    def result(self) -> FloatArray:
-        """The outputs [B, L], once they are there; to be taken once."""
-        outputs: FloatArray = self._forward.result()
-        return outputs
 
 
 class NativeEngine:
@@ -77,8 +70,6 @@ class NativeEngine:
         precision: str,
         kinds: Mapping[str, str] | None = None,
     ) -> None:
-        module = native_module()
-        assert module is not None, "choose_engine asks first"
         assert isinstance(model.encoder, EncoderConfig), "a static table has no products"
         self.precision = precision
         self._encoder = model.encoder
@@ -98,7 +89,7 @@ class NativeEngine:
             }
             for layer in range(model.encoder.layer_count)
         ]
-        self._engine = module.Engine(
+        self._engine = _built().Engine(
             config=_config(model),
             tables=_tables(model, weights),
             layers=layers,
@@ -107,25 +98,24 @@ class NativeEngine:
             threads=processor.threads,
         )
 
-    def start(self, batch: Batch) -> Pending:
-        """Begins a forward and returns at once."""
+    def start(self, batch: Batch) -> Any:
+        """Begins a forward and returns at once; its `.result()`, to be taken once, waits for the outputs [B, L]."""
         encoder = self._encoder
         positions = position_rows(encoder, batch) if encoder.family == "bert" else None
         try:
-            forward = self._engine.start(batch.ids, batch.type_ids, positions, batch.offsets)
+            return self._engine.start(batch.ids, batch.type_ids, positions, batch.offsets)
         except IndexError as error:  # an id that the model's tables lack
             raise InputError(str(error)) from None
-        return Pending(forward, batch)
 
     def forward(self, batch: Batch) -> FloatArray:
         """Head outputs [B, L] of a reranker or vectors [B, D] of an embedder, before any activation."""
-        return self.start(batch).result()
+        outputs: FloatArray = self.start(batch).result()
+        return outputs
 
 
 def kernels(isa: str) -> dict[str, Any]:
     """What the kernels of an instruction set ("": this processor's best) can do; `InputError` for one it lacks."""
-    module = native_module()
-    assert module is not None
+    module = _built()
     try:
         found: dict[str, Any] = module.describe(isa)
     except ValueError:
@@ -149,17 +139,13 @@ def kind_of(precision: str, isa: str) -> str:
 
 def matrix(encoder: EncoderConfig, weights: Weights, name: str, kind: str) -> Any:
     """The matrix `name` ("0.qkv"), in the kernels' order, packed: now, or when its checkpoint was written."""
-    module = native_module()
-    assert module is not None
     if name in weights.packed:
         return _stored(encoder, name, weights.packed[name])
     weight, bias = arranged(encoder, weights, name)
-    return module.Matrix.pack(kind, np.ascontiguousarray(weight), bias)
+    return _built().Matrix.pack(kind, np.ascontiguousarray(weight), bias)
 
 
 def _stored(encoder: EncoderConfig, name: str, packed: PackedMatrix) -> Any:
-    module = native_module()
-    assert module is not None
     wanted = packing.matrix_shape(encoder, name.rpartition(".")[2])
     advice = "the checkpoint is damaged or of another model: run runoff quantize again"
     if (packed.outputs, packed.inputs) != wanted:
@@ -169,22 +155,17 @@ def _stored(encoder: EncoderConfig, name: str, packed: PackedMatrix) -> Any:
         )
     sizes = (packed.kind, *wanted, packed.panels, packed.scales, packed.bias)
     try:
-        return module.Matrix.stored(*sizes)
+        return _built().Matrix.stored(*sizes)
     except ValueError as error:
         raise CheckpointError(f"{name} cannot be used as it is packed: {error}; {advice}") from error
 
 
 def packed_matrix(encoder: EncoderConfig, weights: Weights, name: str, kind: str) -> PackedMatrix:
     """The matrix `name`, packed, to be stored or tried; its arrays are the kernels' own."""
-    packed = matrix(encoder, weights, name, kind)
-    return PackedMatrix(
-        kind,
-        packed.outputs,
-        packed.inputs,
-        packed.panels,
-        packed.scales if kind != "f32" else None,
-        arranged(encoder, weights, name)[1],
-    )
+    weight, bias = arranged(encoder, weights, name)
+    packed = _built().Matrix.pack(kind, np.ascontiguousarray(weight))
+    scales = None if kind == "f32" else packed.scales
+    return PackedMatrix(kind, packed.outputs, packed.inputs, packed.panels, scales, bias)
 
 
 def arranged(encoder: EncoderConfig, weights: Weights, name: str) -> tuple[FloatArray, FloatArray | None]:
@@ -270,8 +251,6 @@ def _head(model: ModelConfig, weights: Weights) -> list[dict[str, Any]]:
 
 def _step(step: Dense | LayerNorm, weights: Weights) -> dict[str, Any]:
     """A step of the head; its products are always fp32: a head is a thousandth of the work."""
-    module = native_module()
-    assert module is not None
     if isinstance(step, LayerNorm):
         return {"form": "norm", "name": step.name, "eps": step.eps, "size": step.size}
     packed = {
@@ -279,8 +258,10 @@ def _step(step: Dense | LayerNorm, weights: Weights) -> dict[str, Any]:
         "size": step.out_features,
         "activation": step.activation,
         "adds_input": step.has_residual,
-        "weight": module.Matrix.pack("f32", weights[f"{step.name}.weight"], weights.get(f"{step.name}.bias")),
+        "weight": _built().Matrix.pack(
+            "f32", weights[f"{step.name}.weight"], weights.get(f"{step.name}.bias")
+        ),
     }
     if step.needs_projection:
-        packed["residual"] = module.Matrix.pack("f32", weights[f"{step.name}.residual"], None)
+        packed["residual"] = _built().Matrix.pack("f32", weights[f"{step.name}.residual"], None)
     return packed

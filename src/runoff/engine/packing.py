@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from runoff.checkpoint.config import EncoderConfig
+from runoff.checkpoint.quantized import PANEL
 from runoff.contracts import FloatArray
 
 Order = npt.NDArray[np.int64]
 """Places in the original order; -1 stands for a zero that fills a panel."""
 
-PANEL = 16
 _LOG2_E = 1.4426950408889634
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from runoff.checkpoint.config import Dense, EncoderConfig, LayerNorm, ModelConfig, Normalize, StaticConfig
 from runoff.checkpoint.weights import Weights
 from runoff.contracts import Batch, FloatArray, IntArray
+from runoff.engine.threads import allowed_cpus
 
 # Rows that a matrix product takes at a time; BLAS computes whole blocks of rows in one and the same way.
 _ROW_BLOCK = 16
@@ -155,8 +156,7 @@ class ReferenceEngine:
     def _head(self, pooled: FloatArray) -> FloatArray:
         for step in self._model.head:
             if isinstance(step, Normalize):
-                # torch.nn.functional.normalize divides by at least 1e-12
-                pooled = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), np.float32(1e-12))
+                pooled = normalized(pooled)
             elif isinstance(step, LayerNorm):
                 pooled = self._norm(step.name, pooled, step.eps)
             else:
@@ -172,12 +172,21 @@ class ReferenceEngine:
         return y
 
 
+def normalized(vectors: FloatArray) -> FloatArray:
+    """`vectors` [N, D], each divided by its Euclidean length."""
+    # torch.nn.functional.normalize divides by at least 1e-12
+    result: FloatArray = vectors / np.maximum(
+        np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12)
+    )
+    return result
+
+
 def _on_all_cores(work: Callable[[int], None], items: range) -> None:
     """`work` on every item, spread over the cores: numpy lets go of the interpreter lock inside its loops.
 
     Matrix products thread themselves; this is for the rest, which was 40 % of a forward on two cores.
     """
-    cores = _core_count()
+    cores = len(allowed_cpus())
     if cores == 1 or len(items) == 1:
         for item in items:
             work(item)
@@ -192,15 +201,11 @@ def _on_all_cores(work: Callable[[int], None], items: range) -> None:
     list(_workers().map(work_on, shares))
 
 
-def _core_count() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @functools.cache
 def _workers() -> ThreadPoolExecutor:
     # Threads do not survive a fork: a child makes its own.
     os.register_at_fork(after_in_child=_workers.cache_clear)
-    return ThreadPoolExecutor(_core_count(), thread_name_prefix="runoff")
+    return ThreadPoolExecutor(len(allowed_cpus()), thread_name_prefix="runoff")
 
 
 def product(x: FloatArray, weight: FloatArray) -> FloatArray:

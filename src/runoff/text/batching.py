@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,9 @@ import numpy as np
 from runoff.contracts import Batch, Encoded, Engine, FloatArray, InputError, StartingEngine
 
 logger = logging.getLogger(__name__)
+
+IN_FLIGHT = 4
+"""Batches that are begun before the oldest one's outputs are waited for: what is packed of a large input at a time."""
 
 
 def pack(sequences: Sequence[Encoded], rows: Sequence[int]) -> Batch:
@@ -75,13 +79,15 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
     return first, second
 
 
-def forward_in_memory(engine: Engine, batch: Batch) -> FloatArray:
+def forward_in_memory(engine: Engine, batch: Batch, begun: Any = None) -> FloatArray:
     """The engine's outputs [B, L]; a batch too large for the memory that is free is run in halves.
 
+    `begun` is what the engine's `start` gave for this batch, if it was started.
     Raises `MemoryError` where a single sequence does not fit.
     """
     try:
-        return engine.forward(batch)
+        result: FloatArray = engine.forward(batch) if begun is None else begun.result()
+        return result
     except MemoryError as error:
         if len(batch) == 1:
             raise MemoryError(
@@ -90,16 +96,6 @@ def forward_in_memory(engine: Engine, batch: Batch) -> FloatArray:
     # Outside the handler: there the traceback would still hold the failed forward's arrays.
     logger.info("%d tokens did not fit into memory and are run in halves", batch.token_count)
     return np.concatenate([forward_in_memory(engine, half) for half in halves(batch)])
-
-
-class _Later:
-    """A forward that happens when its result is asked for: an engine that cannot run beside Python."""
-
-    def __init__(self, engine: Engine, batch: Batch) -> None:
-        self._engine, self._batch = engine, batch
-
-    def result(self) -> FloatArray:
-        return self._engine.forward(self._batch)
 
 
 def forward_chunks(
@@ -112,44 +108,30 @@ def forward_chunks(
 ) -> list[FloatArray]:
     """The engine's outputs [N, L] for each chunk of sequences (at least one in each), in their order.
 
-    A chunk is asked for while the one before it is being computed, where the engine can do that: so texts are
-    tokenised meanwhile. `advance` hears of finished sequences.
+    Where the engine can run beside Python, the next chunk is asked for (and so tokenised) while up to `IN_FLIGHT`
+    batches are being computed. `advance` hears of finished sequences.
     """
+    start = engine.start if isinstance(engine, StartingEngine) else None
+    sizes: list[int] = []
     outputs: list[FloatArray] = []
-    waiting: list[tuple[Batch, Any]] = []
+    waiting: deque[tuple[int, Batch, Any]] = deque()
 
-    def finish() -> None:
-        if waiting:
-            outputs.append(_collected(engine, waiting, advance))
-
-    for sequences in chunks:
-        begun = [
-            (batch, engine.start(batch) if isinstance(engine, StartingEngine) else _Later(engine, batch))
-            for batch in batches(sequences, token_budget, max_sequences)
-        ]
-        finish()
-        waiting = begun
-    finish()
-    return outputs
-
-
-def _collected(
-    engine: Engine, begun: list[tuple[Batch, Any]], advance: Callable[[int], object]
-) -> FloatArray:
-    count = sum(len(batch) for batch, _ in begun)
-    outputs: FloatArray | None = None
-    for batch, forward in begun:
-        try:
-            part = forward.result()
-        except MemoryError:
-            part = None
-        if part is None:  # outside the handler, whose traceback would hold the failed forward's arrays
-            part = forward_in_memory(engine, batch)
-        if outputs is None:
-            outputs = np.empty((count, part.shape[1]), np.float32)
-        outputs[batch.rows] = part
+    def finish_oldest() -> None:
+        number, batch, begun = waiting.popleft()
+        part = forward_in_memory(engine, batch, begun)
+        if number == len(outputs):  # the first batch of its chunk
+            outputs.append(np.empty((sizes[number], part.shape[1]), np.float32))
+        outputs[number][batch.rows] = part
         advance(len(batch))
-    assert outputs is not None, "callers answer an empty input themselves"
+
+    for number, sequences in enumerate(chunks):
+        sizes.append(len(sequences))
+        for batch in batches(sequences, token_budget, max_sequences):
+            waiting.append((number, batch, start(batch) if start else None))
+            if len(waiting) > IN_FLIGHT:
+                finish_oldest()
+    while waiting:
+        finish_oldest()
     return outputs
 
 
@@ -162,6 +144,7 @@ def forward_all(
     shows_progress: bool = False,
 ) -> FloatArray:
     """The engine's outputs for all sequences (at least one) in their order, [N, L]."""
+    assert sequences, "callers answer an empty input themselves"
     with progress(len(sequences), shows_progress) as bar:
         return forward_chunks(
             engine, [sequences], token_budget=token_budget, max_sequences=max_sequences, advance=bar.update

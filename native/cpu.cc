@@ -56,7 +56,6 @@ CpuFeatures detect() {
     const bool has_bw = has_bit(extended.ebx, 30), has_vl = has_bit(extended.ebx, 31);
     found.avx512 = has_f && has_dq && has_bw && has_vl;
     found.avx512vnni = found.avx512 && has_bit(extended.ecx, 11);
-    found.avx512bf16 = found.avx512 && has_bit(more.eax, 5);
   }
   return found;
 }
@@ -95,39 +94,12 @@ CpuFeatures detect() { return {}; }
 
 const CpuFeatures& cpu_features() {
 #if defined(RUNOFF_EMULATE)
-  static const CpuFeatures features = {true, true, true, true, true, true, true, true, true};
+  static const CpuFeatures features = {true, true, true, true, true, true, true, true};
   (void)&detect;
 #else
   static const CpuFeatures features = detect();
 #endif
   return features;
-}
-
-std::vector<std::string> available_isas() {
-  [[maybe_unused]] const CpuFeatures& cpu = cpu_features();
-  [[maybe_unused]] const bool has_avx2 = cpu.avx2 && cpu.fma && cpu.f16c;
-  [[maybe_unused]] const bool has_avx512 = cpu.avx512 && cpu.fma && cpu.f16c;
-  std::vector<std::string> names;
-#if defined(RUNOFF_HAVE_AVX512VNNI)
-  if (has_avx512 && cpu.avx512vnni) names.push_back("avx512vnni");
-#endif
-#if defined(RUNOFF_HAVE_AVX512)
-  if (has_avx512) names.push_back("avx512");
-#endif
-#if defined(RUNOFF_HAVE_AVXVNNI)
-  if (has_avx2 && cpu.avxvnni) names.push_back("avxvnni");
-#endif
-#if defined(RUNOFF_HAVE_AVX2)
-  if (has_avx2) names.push_back("avx2");
-#endif
-#if defined(RUNOFF_HAVE_NEONDOT)
-  if (cpu.dotprod) names.push_back("neondot");
-#endif
-#if defined(RUNOFF_HAVE_NEON)
-  if (cpu.neon) names.push_back("neon");
-#endif
-  names.push_back("portable");
-  return names;
 }
 
 }  // namespace runoff

@@ -13,7 +13,6 @@ struct CpuFeatures {
   bool avx512 = false;  // F, BW, DQ and VL
   bool avx512vnni = false;
   bool avxvnni = false;
-  bool avx512bf16 = false;
   bool neon = false;
   bool dotprod = false;
 };
@@ -21,8 +20,7 @@ struct CpuFeatures {
 // Asked of the processor once. A feature counts only where the operating system keeps its registers.
 const CpuFeatures& cpu_features();
 
-// The instruction sets whose kernels are compiled in (the build defines RUNOFF_HAVE_AVX2 and so on for each) and
-// run here, best first: of avx512vnni, avx512, avxvnni, avx2, neondot, neon, portable. "portable" is always there.
+// The names of the kernels that are compiled in and run here, best first; "portable" is always there.
 std::vector<std::string> available_isas();
 
 }  // namespace runoff

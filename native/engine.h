@@ -118,7 +118,6 @@ class Engine {
   // Begins to fill `out` [count][output_size]. Raises std::out_of_range for ids outside their tables.
   std::unique_ptr<Job> start(const PackedBatch& batch, float* out);
 
-  const Kernels& kernels() const { return kernels_; }
   const Model& model() const { return model_; }
   int threads() const { return threads_; }
 

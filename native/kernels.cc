@@ -4,10 +4,44 @@
 
 #include <algorithm>
 #include <string>
+#include <vector>
 
 #include "cpu.h"
 
 namespace runoff {
+namespace {
+
+struct Compiled {
+  const Kernels* (*kernels)();
+  bool (*runs_on)(const CpuFeatures&);
+};
+
+[[maybe_unused]] bool has_avx2(const CpuFeatures& cpu) { return cpu.avx2 && cpu.fma && cpu.f16c; }
+[[maybe_unused]] bool has_avx512(const CpuFeatures& cpu) { return cpu.avx512 && cpu.fma && cpu.f16c; }
+
+constexpr Compiled kCompiled[] = {  // best first
+#ifdef RUNOFF_HAVE_AVX512VNNI
+    {avx512vnni_kernels, [](const CpuFeatures& cpu) { return has_avx512(cpu) && cpu.avx512vnni; }},
+#endif
+#ifdef RUNOFF_HAVE_AVX512
+    {avx512_kernels, has_avx512},
+#endif
+#ifdef RUNOFF_HAVE_AVXVNNI
+    {avxvnni_kernels, [](const CpuFeatures& cpu) { return has_avx2(cpu) && cpu.avxvnni; }},
+#endif
+#ifdef RUNOFF_HAVE_AVX2
+    {avx2_kernels, has_avx2},
+#endif
+#ifdef RUNOFF_HAVE_NEONDOT
+    {neondot_kernels, [](const CpuFeatures& cpu) { return cpu.dotprod; }},
+#endif
+#ifdef RUNOFF_HAVE_NEON
+    {neon_kernels, [](const CpuFeatures& cpu) { return cpu.neon; }},
+#endif
+    {portable_kernels, [](const CpuFeatures&) { return true; }},
+};
+
+}  // namespace
 
 std::size_t attention_scratch(int length, int window, int queries, int head_size) {
   const std::size_t pad = kPanel - 1;
@@ -19,29 +53,19 @@ std::size_t attention_scratch(int length, int window, int queries, int head_size
   return seen(queries) * head_size * 2 + kQueries * seen(kQueries) + static_cast<std::size_t>(kQueries) * head_size;
 }
 
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const Compiled& each : kCompiled) {
+    if (each.runs_on(cpu_features())) names.push_back(each.kernels()->name);
+  }
+  return names;
+}
+
 const Kernels* kernels_by_name(const char* name) {
   const std::string wanted = name;
-  for (const std::string& isa : available_isas()) {
-    if (!wanted.empty() && wanted != isa) continue;
-#ifdef RUNOFF_HAVE_AVX512VNNI
-    if (isa == "avx512vnni") return avx512vnni_kernels();
-#endif
-#ifdef RUNOFF_HAVE_AVX512
-    if (isa == "avx512") return avx512_kernels();
-#endif
-#ifdef RUNOFF_HAVE_AVXVNNI
-    if (isa == "avxvnni") return avxvnni_kernels();
-#endif
-#ifdef RUNOFF_HAVE_AVX2
-    if (isa == "avx2") return avx2_kernels();
-#endif
-#ifdef RUNOFF_HAVE_NEONDOT
-    if (isa == "neondot") return neondot_kernels();
-#endif
-#ifdef RUNOFF_HAVE_NEON
-    if (isa == "neon") return neon_kernels();
-#endif
-    if (isa == "portable") return portable_kernels();
+  for (const Compiled& each : kCompiled) {
+    const bool is_wanted = wanted.empty() || wanted == each.kernels()->name;
+    if (is_wanted && each.runs_on(cpu_features())) return each.kernels();
   }
   return nullptr;
 }

@@ -24,9 +24,9 @@ enum class Kind : int {
 
 // How an instruction set holds the activations (and weights) of an int8 product.
 enum class ByteForm : int {
-  u8s8 = 0,    // activation + 128 unsigned, for instructions that want it so; `sums` take the 128 out again
+  u8s8 = 0,    // activations unsigned, for instructions that want it so
   s8s8 = 1,    // both signed
-  s16s16 = 2,  // both widened: for processors that multiply no bytes
+  s16s16 = 2,  // both widened, for processors that multiply no bytes: zero is 0
 };
 
 enum class Activation : int { identity = 0, gelu = 1, gelu_tanh = 2, relu = 3, silu = 4, tanh = 5, sigmoid = 6 };
@@ -38,15 +38,21 @@ struct Linear {
   int inputs = 0;
   const void* panels = nullptr;
   const float* scales = nullptr;      // [outputs], of i16 and i8: weight = integer * scale
-  const std::int32_t* sums = nullptr;  // [outputs], of i8: 128 times the sum of an output's integers
+  const std::int32_t* sums = nullptr;  // [outputs], of i8: the sum of an output's integers
   const float* bias = nullptr;        // [outputs] or null
+};
+
+// What a row's integers mean: number = (integer - zero) * scale.
+struct RowUnit {
+  float scale = 1.0f;
+  std::int32_t zero = 0;  // of i8: its 256 integers go from the row's least number to its greatest
 };
 
 // Rows of activations as a product takes them.
 struct Rows {
   const void* data = nullptr;
-  std::ptrdiff_t stride = 0;      // bytes from row to row
-  const float* scales = nullptr;  // [rows], of i16 and i8
+  std::ptrdiff_t stride = 0;       // bytes from row to row
+  const RowUnit* units = nullptr;  // [rows], of i16 and i8
 };
 
 // What becomes of a product's values. `out` has `stride` floats from row to row.
@@ -102,7 +108,7 @@ struct Kernels {
   void (*linear)(const Linear&, const Rows&, int rows, const Epilogue&);
   // fp32 rows -> rows as `kind` wants them, `inputs` columns rounded up with zeros. f32 is a copy.
   void (*quantise)(Kind, const float* x, std::ptrdiff_t x_stride, int rows, int columns, void* out,
-                   std::ptrdiff_t out_stride, float* scales);
+                   std::ptrdiff_t out_stride, RowUnit* units);
   // y = (x - mean) / sqrt(variance + eps) * weight (+ bias); y may be x
   void (*norm)(const float* x, std::ptrdiff_t x_stride, int rows, int columns, const float* weight, const float* bias,
                float eps, float* y, std::ptrdiff_t y_stride);
@@ -117,7 +123,7 @@ struct Kernels {
 // Bytes of one row as `quantise` writes it; a multiple of 4.
 std::size_t row_bytes(Kind, ByteForm, int columns);
 
-// Each is there where it was compiled for (cpu.h); its processor must be able to run it.
+// Each is there where the build compiled it, and then defined RUNOFF_HAVE_AVX2 and so on.
 const Kernels* portable_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avxvnni_kernels();

@@ -245,17 +245,17 @@ constexpr int kTileFloats = RUNOFF_ROWS * RUNOFF_PANELS * kPanel;
 
 // Sums of integers -> values, in place; fp32 values only get their bias.
 template <bool is_integer>
-RUNOFF_INLINE void finish(const Linear& w, const float* row_scales, int rows, int first_output, int width, float* c) {
+RUNOFF_INLINE void finish(const Linear& w, const RowUnit* units, int rows, int first_output, int width, float* c) {
   for (int r = 0; r < rows; ++r) {
     float* row = c + r * width;
     for (int n = 0; n < width; n += L) {
       VF value = load(row + n);
       if constexpr (is_integer) {
         VI total = bits_to_int(value);
-        if (RUNOFF_BYTE_FORM == ByteForm::u8s8 && w.kind == Kind::i8) {
-          total -= *reinterpret_cast<const VIu*>(w.sums + first_output + n);
+        if (RUNOFF_BYTE_FORM != ByteForm::s16s16 && w.kind == Kind::i8) {
+          total -= units[r].zero * *reinterpret_cast<const VIu*>(w.sums + first_output + n);
         }
-        value = __builtin_convertvector(total, VF) * (row_scales[r] * load(w.scales + first_output + n));
+        value = __builtin_convertvector(total, VF) * (units[r].scale * load(w.scales + first_output + n));
       }
       if (w.bias) value += load(w.bias + first_output + n);
       store(row + n, value);
@@ -355,7 +355,7 @@ void product(const Linear& w, int group, const Rows& a, int rows, const Epilogue
       for (int p = 0; p < together; p += panels) {
         compute(from, a.stride, b + p * panel_bytes, panel_bytes, steps, c + p * kPanel, width * 4);
       }
-      finish<is_integer>(w, a.scales + row, count, panel * kPanel, width, c);
+      finish<is_integer>(w, a.units + row, count, panel * kPanel, width, c);
       put(e, row, count, panel, width, c);
     }
     panel += together;
@@ -374,23 +374,28 @@ void linear(const Linear& w, const Rows& a, int rows, const Epilogue& e) {
 
 // --- rows -------------------------------------------------------------------------------------------
 
-// The largest and the sum of squares of a row.
-RUNOFF_INLINE void measure(const float* x, int columns, float* peak, float* squares) {
-  VF best = VF{}, total = VF{};
+// How far a row reaches above and below 0, and its sum of squares.
+RUNOFF_INLINE void measure(const float* x, int columns, float* above, float* below, float* squares) {
+  VF highest = VF{}, lowest = VF{}, total = VF{};
   int i = 0;
   for (; i + L <= columns; i += L) {
     const VF v = load(x + i);
-    best = larger(magnitude(v), best);
+    highest = larger(v, highest);
+    lowest = larger(-v, lowest);
     total += v * v;
   }
-  *peak = largest(best);
+  *above = largest(highest);
+  *below = largest(lowest);
   *squares = sum(total);
   for (; i < columns; ++i) {
-    const float size = fabsf(x[i]);
-    if (size > *peak) *peak = size;
+    if (x[i] > *above) *above = x[i];
+    if (-x[i] > *below) *below = -x[i];
     *squares += x[i] * x[i];
   }
 }
+
+RUNOFF_INLINE VI at_most(VI v, std::int32_t limit) { return v < limit ? v : limit - VI{}; }
+RUNOFF_INLINE std::int32_t at_most(std::int32_t v, std::int32_t limit) { return v < limit ? v : limit; }
 
 RUNOFF_INLINE std::int32_t nearest(float x) {
   const float shifted = x + kRounder;
@@ -402,9 +407,10 @@ RUNOFF_INLINE std::int32_t nearest(float x) {
 // See packing.h: with weights of norm at most kWeightNorm, a row of at most this norm cannot overflow a sum.
 constexpr float kRowNorm = 65500.0f;
 
-void quantise_row(Kind kind, const float* x, int columns, char* out, float* scale) {
-  float peak, squares, unit = 1.0f;
-  measure(x, columns, &peak, &squares);
+void quantise_row(Kind kind, const float* x, int columns, char* out, RowUnit* row) {
+  float above, below, squares, unit = 1.0f;
+  measure(x, columns, &above, &below, &squares);
+  const float peak = above > below ? above : below;
   // Of very large or small numbers (1e19, 1e-20) the squares leave fp32's range; in units of the peak they do not.
   if (!(squares > 1e-24f && squares < 1e36f) && peak > 1e-36f) {
     unit = peak;
@@ -420,40 +426,46 @@ void quantise_row(Kind kind, const float* x, int columns, char* out, float* scal
     const float by_peak = 32767.0f / peak;
     factor = by_norm < by_peak ? by_norm : by_peak;
   } else {
-    factor = 127.0f / peak;
+    factor = 127.5f / (0.5f * above + 0.5f * below);  // halves, because the whole may overflow
   }
   // A row of zeros, or of numbers so small that the factor overflows, stays zeros. What is not finite must not
   // vanish in the integers: it makes the scale, and so every output of the row, not a number.
   if (!(factor <= 3e38f)) factor = 0.0f;
-  *scale = (factor > 0.0f ? 1.0f / factor : 0.0f) + 0.0f * squares;
-  const std::int32_t offset = !is_i16 && RUNOFF_BYTE_FORM == ByteForm::u8s8 ? 128 : 0;
+  row->scale = (factor > 0.0f ? 1.0f / factor : 0.0f) + 0.0f * squares;
+  row->zero = 0;
   const bool is_wide = is_i16 || RUNOFF_BYTE_FORM == ByteForm::s16s16;
+  // Of 256 bytes, `least` lie below zero. Where both ends of the row fall between two of them, both would be rounded
+  // outwards, and a byte more were needed: the upper end is rounded inwards then, by the same half.
+  const std::int32_t least = below * factor < 256.0f ? nearest(below * factor) : 0;  // 0 also if not a number
+  const std::int32_t most = is_i16 ? 32767 : 255 - least;
+  const std::int32_t offset = RUNOFF_BYTE_FORM == ByteForm::u8s8 ? least : least - 128;
+  if (!is_wide) row->zero = offset;
   int i = 0;
   if (is_wide) {
     std::int16_t* wide = reinterpret_cast<std::int16_t*>(out);
     for (; i + L <= columns; i += L) {
-      *reinterpret_cast<VSu*>(wide + i) = __builtin_convertvector(nearest(load(x + i) * factor), VS);
+      *reinterpret_cast<VSu*>(wide + i) = __builtin_convertvector(at_most(nearest(load(x + i) * factor), most), VS);
     }
-    for (; i < columns; ++i) wide[i] = static_cast<std::int16_t>(nearest(x[i] * factor));
+    for (; i < columns; ++i) wide[i] = static_cast<std::int16_t>(at_most(nearest(x[i] * factor), most));
     if (columns % 2) wide[columns] = 0;
   } else {
     for (; i + L <= columns; i += L) {
-      *reinterpret_cast<VBu*>(out + i) = __builtin_convertvector(nearest(load(x + i) * factor) + offset, VB);
+      *reinterpret_cast<VBu*>(out + i) = __builtin_convertvector(at_most(nearest(load(x + i) * factor), most) + offset, VB);
     }
-    for (; i < columns; ++i) out[i] = static_cast<char>(nearest(x[i] * factor) + offset);
+    for (; i < columns; ++i) out[i] = static_cast<char>(at_most(nearest(x[i] * factor), most) + offset);
     for (; i % 4; ++i) out[i] = 0;  // their weights are zero
   }
 }
 
 void quantise(Kind kind, const float* x, std::ptrdiff_t x_stride, int rows, int columns, void* out,
-              std::ptrdiff_t out_stride, float* scales) {
+              std::ptrdiff_t out_stride, RowUnit* units) {
   for (int r = 0; r < rows; ++r) {
     char* to = static_cast<char*>(out) + r * out_stride;
     const float* from = x + r * x_stride;
     if (kind == Kind::f32) {
       memcpy(to, from, columns * sizeof(float));
     } else {
-      quantise_row(kind, from, columns, to, scales + r);
+      quantise_row(kind, from, columns, to, units + r);
     }
   }
 }

@@ -81,6 +81,10 @@ std::shared_ptr<Matrix> Matrix::stored(Kind kind, int outputs, int inputs, const
   return matrix;
 }
 
+std::shared_ptr<Matrix> Matrix::suited(std::shared_ptr<Matrix> matrix, ByteForm form) {
+  return matrix->kind() == Kind::i8 && form == ByteForm::s16s16 ? matrix->widened() : std::move(matrix);
+}
+
 std::shared_ptr<Matrix> Matrix::widened() const {
   auto matrix = std::make_shared<Matrix>();
   matrix->packed_.kind = Kind::i8;

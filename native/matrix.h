@@ -24,8 +24,8 @@ class Matrix {
   static std::shared_ptr<Matrix> stored(Kind kind, int outputs, int inputs, const std::uint8_t* panels,
                                         std::size_t bytes, const float* scales, std::size_t scale_count,
                                         const float* bias, std::size_t bias_count);
-  // The same int8 integers as int16.
-  std::shared_ptr<Matrix> widened() const;
+  // As kernels of this form read it: int8 as the same integers in int16 for those that multiply no bytes.
+  static std::shared_ptr<Matrix> suited(std::shared_ptr<Matrix> matrix, ByteForm form);
 
   Kind kind() const { return linear_.kind; }
   const Linear& linear() const { return linear_; }
@@ -34,6 +34,7 @@ class Matrix {
   void keep(std::shared_ptr<void> owner) { owner_ = std::move(owner); }
 
  private:
+  std::shared_ptr<Matrix> widened() const;
   void point(const float* bias, std::size_t bias_count);
 
   Packed packed_;

@@ -127,8 +127,7 @@ class NativeEngine {
   }
 
   Linear linear_of(const nb::handle& item) {
-    auto matrix = nb::cast<std::shared_ptr<Matrix>>(item);
-    if (matrix->kind() == Kind::i8 && kernels_.byte_form == ByteForm::s16s16) matrix = matrix->widened();
+    const auto matrix = Matrix::suited(nb::cast<std::shared_ptr<Matrix>>(item), kernels_.byte_form);
     matrices_.push_back(matrix);
     return matrix->linear();
   }

@@ -78,7 +78,7 @@ std::vector<std::int32_t> byte_sums(const std::int8_t* panels, int outputs, int 
   for (std::size_t panel = 0; panel < sums.size(); panel += kPanel) {
     for (int step = 0; step < rounded_up(inputs, 4) / 4; ++step) {
       for (int n = 0; n < kPanel; ++n, panels += 4) {
-        sums[panel + n] += 128 * (panels[0] + panels[1] + panels[2] + panels[3]);
+        sums[panel + n] += panels[0] + panels[1] + panels[2] + panels[3];
       }
     }
   }

@@ -41,8 +41,6 @@ class Pool {
   ~Pool();
   Pool(const Pool&) = delete;
 
-  int size() const { return static_cast<int>(threads_.size()); }
-
   // Begins a loop and returns at once.
   void start(std::shared_ptr<Loop> loop);
   // Waits until a started loop has ended or `seconds` have passed; whether it has ended.

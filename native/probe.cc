@@ -29,13 +29,9 @@ Output made(int rows, int columns, std::vector<float> values) {
   return Output(kept->data(), {static_cast<std::size_t>(rows), static_cast<std::size_t>(columns)}, owner);
 }
 
-std::shared_ptr<Matrix> suited(const std::shared_ptr<Matrix>& matrix, const Kernels& k) {
-  return matrix->kind() == Kind::i8 && k.byte_form == ByteForm::s16s16 ? matrix->widened() : matrix;
-}
-
 struct Quantised {
   std::vector<std::uint8_t> data;
-  std::vector<float> scales;
+  std::vector<RowUnit> units;
   Rows rows;
 };
 
@@ -44,11 +40,11 @@ Quantised quantised(const Kernels& k, Kind kind, const Input& x) {
   const std::size_t bytes = row_bytes(kind, k.byte_form, columns);
   Quantised q;
   q.data.resize(bytes * rows);
-  q.scales.assign(rows, 1.0f);
-  k.quantise(kind, x.data(), columns, rows, columns, q.data.data(), static_cast<std::ptrdiff_t>(bytes), q.scales.data());
+  q.units.resize(rows);
+  k.quantise(kind, x.data(), columns, rows, columns, q.data.data(), static_cast<std::ptrdiff_t>(bytes), q.units.data());
   q.rows.data = q.data.data();
   q.rows.stride = static_cast<std::ptrdiff_t>(bytes);
-  q.rows.scales = q.scales.data();
+  q.rows.units = q.units.data();
   return q;
 }
 
@@ -56,7 +52,7 @@ Quantised quantised(const Kernels& k, Kind kind, const Input& x) {
 Output multiply(const std::string& isa, const std::shared_ptr<Matrix>& matrix, const Input& x, const std::string& form,
                 int activation) {
   const Kernels& k = checked_kernels(isa);
-  const std::shared_ptr<Matrix> fit = suited(matrix, k);
+  const std::shared_ptr<Matrix> fit = Matrix::suited(matrix, k.byte_form);
   const Linear& w = fit->linear();
   if (static_cast<int>(x.shape(1)) != w.inputs) throw std::invalid_argument("x does not fit the matrix");
   const int rows = static_cast<int>(x.shape(0)), padded = rounded_up(w.outputs, kPanel);
@@ -81,7 +77,7 @@ Output rotate(const std::string& isa, const std::shared_ptr<Matrix>& matrix, con
               nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig> positions, const Input& cosines,
               const Input& sines) {
   const Kernels& k = checked_kernels(isa);
-  const std::shared_ptr<Matrix> fit = suited(matrix, k);
+  const std::shared_ptr<Matrix> fit = Matrix::suited(matrix, k.byte_form);
   const Linear& w = fit->linear();
   const int rows = static_cast<int>(x.shape(0)), padded = rounded_up(w.outputs, kPanel);
   if (static_cast<int>(x.shape(1)) != w.inputs || positions.size() != x.shape(0) || cosines.shape(1) % 8 != 0) {
@@ -120,10 +116,10 @@ Output rounded(const std::string& isa, const std::string& kind_text, const Input
         std::memcpy(&value, row + 4 * i, 4);
       } else if (!is_byte) {
         std::memcpy(&wide, row + 2 * i, 2);
-        value = wide * q.scales[r];
+        value = wide * q.units[r].scale;
       } else {
-        const int byte = k.byte_form == ByteForm::u8s8 ? row[i] - 128 : static_cast<std::int8_t>(row[i]);
-        value = static_cast<float>(byte) * q.scales[r];
+        const int byte = k.byte_form == ByteForm::u8s8 ? row[i] : static_cast<std::int8_t>(row[i]);
+        value = static_cast<float>(byte - q.units[r].zero) * q.units[r].scale;
       }
     }
   }

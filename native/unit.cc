@@ -21,7 +21,7 @@ constexpr std::size_t kKeptBytes = std::size_t{32} << 20;
 // What a thread needs for the unit it owns, and for the tasks it does for itself and others.
 struct Memory {
   Buffer x, qkv, context, cls_query;
-  Buffer normed, rows, scales, inner, attention;
+  Buffer normed, rows, units, inner, attention;
 };
 thread_local Memory memory;
 
@@ -79,8 +79,7 @@ void Buffer::shrink(std::size_t bytes) {
 
 Unit::Unit(Engine& engine, Pool& pool, const Loop& whole, const PackedBatch& batch, int first, int last,
            const Angles::Table* global, const Angles::Table* local)
-    : engine_(engine),
-      m_(engine.model_),
+    : m_(engine.model_),
       k_(engine.kernels_),
       pool_(pool),
       whole_(whole),
@@ -130,11 +129,12 @@ void Unit::product(const Linear& w, const float* x, std::ptrdiff_t stride, int r
   } else {
     const std::size_t bytes = row_bytes(w.kind, k_.byte_form, w.inputs);
     float* data = memory.rows.floats(bytes / 4 * rows);
-    float* scales = memory.scales.floats(rows);
-    k_.quantise(w.kind, x, stride, rows, w.inputs, data, static_cast<std::ptrdiff_t>(bytes), scales);
+    static_assert(sizeof(RowUnit) == 2 * sizeof(float));
+    auto* units = reinterpret_cast<RowUnit*>(memory.units.floats(std::size_t{2} * rows));
+    k_.quantise(w.kind, x, stride, rows, w.inputs, data, static_cast<std::ptrdiff_t>(bytes), units);
     a.data = data;
     a.stride = static_cast<std::ptrdiff_t>(bytes);
-    a.scales = scales;
+    a.units = units;
   }
   k_.linear(w, a, rows, epilogue);
 }

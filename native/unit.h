@@ -46,7 +46,6 @@ class Unit {
     if (whole_.is_cancelled()) throw Cancelled();
   }
 
-  const Engine& engine_;
   const Model& m_;
   const Kernels& k_;
   Pool& pool_;

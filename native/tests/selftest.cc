@@ -71,7 +71,7 @@ constexpr Activation kActivations[] = {Activation::identity, Activation::gelu, A
 
 struct Quantised {
   std::vector<char> data;
-  Floats scales;
+  std::vector<RowUnit> units;
   Rows rows;
 };
 
@@ -79,11 +79,11 @@ Quantised quantised(const Kernels& k, Kind kind, const Floats& x, int rows, int 
   Quantised q;
   const std::size_t bytes = row_bytes(kind, k.byte_form, columns);
   q.data.resize(bytes * rows);
-  q.scales.assign(rows, 1.0f);
-  k.quantise(kind, x.data(), columns, rows, columns, q.data.data(), static_cast<std::ptrdiff_t>(bytes), q.scales.data());
+  q.units.resize(rows);
+  k.quantise(kind, x.data(), columns, rows, columns, q.data.data(), static_cast<std::ptrdiff_t>(bytes), q.units.data());
   q.rows.data = q.data.data();
   q.rows.stride = static_cast<std::ptrdiff_t>(bytes);
-  q.rows.scales = q.scales.data();
+  q.rows.units = q.units.data();
   return q;
 }
 
@@ -96,7 +96,8 @@ double at(const Kernels& k, Kind kind, const Quantised& q, int row, int i) {
     return value;
   }
   if (kind == Kind::i8 && k.byte_form != ByteForm::s16s16) {
-    return k.byte_form == ByteForm::u8s8 ? static_cast<unsigned char>(from[i]) - 128 : static_cast<signed char>(from[i]);
+    const int byte = k.byte_form == ByteForm::u8s8 ? static_cast<unsigned char>(from[i]) : static_cast<signed char>(from[i]);
+    return byte - q.units[row].zero;
   }
   std::int16_t value;
   std::memcpy(&value, from + 2 * i, 2);
@@ -122,18 +123,19 @@ double weight_at(const Linear& w, bool is_wide, int n, int i) {
 
 void check_rounding(const Kernels& k, Kind kind, const Floats& x, const Quantised& q, int rows, int columns) {
   for (int r = 0; r < rows; ++r) {
-    double peak = 0, squares = 0;
+    double least = 0, most = 0, squares = 0;
     for (int i = 0; i < columns; ++i) {
       const double value = x[static_cast<std::size_t>(r) * columns + i];
-      peak = std::max(peak, std::fabs(value));
+      least = std::min(least, value);
+      most = std::max(most, value);
       squares += value * value;
     }
-    const double unit = kind == Kind::i8 ? peak / 127
-                                         : std::max(peak / 32767, std::sqrt(squares) / (65500 - std::sqrt(columns) / 2));
-    near(q.scales[r], unit, 1e-5 * unit, "scale", r, 0);
+    const double unit = kind == Kind::i8 ? (most - least) / 255
+                                         : std::max(std::max(most, -least) / 32767, std::sqrt(squares) / (65500 - std::sqrt(columns) / 2));
+    near(q.units[r].scale, unit, 1e-5 * unit, "scale", r, 0);
     for (int i = 0; i < columns; ++i) {
       const double value = x[static_cast<std::size_t>(r) * columns + i];
-      near(at(k, kind, q, r, i) * q.scales[r], value, 0.51 * unit + 4 * kEps * std::fabs(value), "rounded", r, i);
+      near(at(k, kind, q, r, i) * q.units[r].scale, value, 0.51 * unit + 4 * kEps * std::fabs(value), "rounded", r, i);
     }
   }
 }
@@ -143,9 +145,10 @@ void check_products(const Kernels& k, Kind kind) {
   for (const int inputs : {1, 2, 3, 31, 64, 257, 1152}) {
     for (const int outputs : {1, 15, 16, 17, 64, 130}) {
       const Floats weights = draw(static_cast<std::size_t>(outputs) * inputs, 1), bias = draw(outputs, 2);
-      auto matrix = Matrix::packed(kind, weights.data(), outputs, inputs, outputs == 17 ? nullptr : bias.data(), outputs);
+      const float* biases = outputs == 17 ? nullptr : bias.data();
+      const auto matrix =
+          Matrix::suited(Matrix::packed(kind, weights.data(), outputs, inputs, biases, outputs), k.byte_form);
       const bool is_wide = kind == Kind::i16 || k.byte_form == ByteForm::s16s16;
-      if (kind == Kind::i8 && is_wide) matrix = matrix->widened();
       const Linear& w = matrix->linear();
       const int padded = rounded_up(outputs, kPanel);
       for (const int rows : {1, 5, 6, 7, 13, 97}) {
@@ -167,7 +170,7 @@ void check_products(const Kernels& k, Kind kind) {
               total += part;
               sizes += std::fabs(part);
             }
-            const double scale = kind == Kind::f32 ? 1.0 : static_cast<double>(q.scales[r]) * w.scales[n];
+            const double scale = kind == Kind::f32 ? 1.0 : static_cast<double>(q.units[r].scale) * w.scales[n];
             const double shift = w.bias ? w.bias[n] : 0.0;
             const double lost = kind == Kind::f32 ? (inputs + 2) * sizes : 4 * std::fabs(total);
             near(out[static_cast<std::size_t>(r) * padded + n], total * scale + shift,

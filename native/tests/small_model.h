@@ -98,8 +98,8 @@ class SmallModel {
   Linear linear(int outputs, int inputs, Kind kind) {
     const float size = 1.7f / std::sqrt(static_cast<float>(inputs));
     const float* weights = drawn(outputs * inputs, size);
-    auto matrix = Matrix::packed(kind, weights, outputs, inputs, drawn(outputs, 0.2f), outputs);
-    if (kind == Kind::i8 && byte_form_ == ByteForm::s16s16) matrix = matrix->widened();
+    const float* bias = drawn(outputs, 0.2f);
+    const auto matrix = Matrix::suited(Matrix::packed(kind, weights, outputs, inputs, bias, outputs), byte_form_);
     matrices_.push_back(matrix);
     return matrix->linear();
   }

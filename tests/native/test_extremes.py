@@ -28,9 +28,10 @@ def draw(*shape: int, seed: int = 0) -> Floats:
 
 def unit_of(kind: str, x: Doubles) -> Doubles:
     """Half of it is the most that a number of the row is rounded by."""
-    peak = np.abs(x).max(axis=1)
     if kind == "i8":
-        return peak / 127
+        span: Doubles = np.maximum(x.max(axis=1), 0) - np.minimum(x.min(axis=1), 0)
+        return span / 255
+    peak = np.abs(x).max(axis=1)
     norm = np.linalg.norm(x, axis=1)
     return np.maximum(peak / 32_767, norm / (65_500 - 0.5 * math.sqrt(x.shape[1])))
 

@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float32]
 isas = pytest.mark.parametrize("isa", ISAS)
 
 SIZES = [1, 2, 3, 31, 64, 257, 1152]
-I8_PEAK, I16_PEAK = 127, 32767
+I16_PEAK = 32767
 WEIGHT_NORM = 32_700
 # A row of 65,500 less half a unit of rounding in every column is not scaled down (packing.h).
 ROW_NORM = 65_500
@@ -62,19 +62,26 @@ def test_the_layout_is_the_packers() -> None:
 
 
 def byte_cases(inputs: int) -> dict[str, tuple[Ints, Ints]]:
-    """(rows with a peak of 127, whose scale is therefore 1, and weights)."""
+    """(rows that span 255 with 0 among them, whose scale is therefore 1, and weights)."""
     rng = np.random.default_rng(inputs)
-    rows, weights = rng.integers(-127, 128, (13, inputs)), paired(rng, 40, inputs)
-    rows[:, rng.integers(0, inputs)] = 127
+    weights = paired(rng, 40, inputs)
+    lowest = np.array([0, -1, -127, -128, -254, -255, *rng.integers(-255, 1, 7)])[:, None]
+    rows = rng.integers(lowest, lowest + 256, (13, inputs))
+    if inputs == 1:
+        rows = np.where(lowest < -127, -255, 255)
+    else:
+        rows[:, :2] = rng.permuted(np.hstack([lowest, lowest + 255]), axis=1)
     halves = np.full((16, inputs), 64)
-    aligned = np.where(weights[:13] < 0, -127, 127)
+    along = np.where(weights[:13] < 0, -127, 128)
+    along = np.where(np.ptp(along, axis=1, keepdims=True) == 0, 255 * np.sign(along), along)
     peak = np.zeros((16, inputs), np.int64)
     peak[np.arange(16), np.arange(16) % inputs] = -128  # as an int8, with a neighbour of 0
     return {
         "any": (rows, weights),
-        "equal rows": (np.full((7, inputs), 127), halves),
-        "opposite rows": (np.full((7, inputs), -127), halves),
-        "rows along the weights": (aligned, weights),
+        "equal rows": (np.full((7, inputs), 255), halves),
+        "opposite rows": (np.full((7, inputs), -255), halves),
+        "rows along the weights": (along, weights),
+        "rows against the weights": (-along, weights),
         "single peaks": (rows, peak),
     }
 
@@ -82,11 +89,11 @@ def byte_cases(inputs: int) -> dict[str, tuple[Ints, Ints]]:
 @isas
 @pytest.mark.parametrize("inputs", SIZES)
 def test_int8_sums_are_exact_on_every_instruction_set(isa: str, inputs: int) -> None:
-    """The factor of a row whose peak is 127 is 1, whichever way its processor rounds: what is left is one rounding
-    of the sum to fp32. So these products are the same bits everywhere, the largest sums there are among them:
-    128 x 127 for each pair, and 128 x 255 in the saturating int16 of processors without VNNI."""
+    """The factor of a row that spans 255 is 1, whichever way its processor rounds: what is left is one rounding of
+    the sum to fp32. So these products are the same bits everywhere, the largest sums there are among them: 128 x 255
+    for each pair, also in the saturating int16 of processors without VNNI."""
     for name, (rows, weights) in byte_cases(inputs).items():
-        assert np.abs(rows).max(axis=1).tolist() == [127] * len(rows)
+        assert (np.maximum(rows.max(axis=1), 0) - np.minimum(rows.min(axis=1), 0) == 255).all(), name
         exact = rows @ weights.T
         found = native.probe_multiply(isa, stored("i8", weights), rows.astype(np.float32))
         np.testing.assert_array_equal(found[:, : len(weights)], exact.astype(np.float32), err_msg=name)
@@ -97,9 +104,9 @@ def test_int8_sums_of_the_longest_matrix_do_not_overflow(isa: str) -> None:
     """131,072 inputs of 64 x 255 are 2,139,095,040, of the 2,147,483,647 that an int32 holds."""
     inputs = 1 << 17
     for sign in (1, -1):
-        rows = np.full((1, inputs), 127.0 * sign, np.float32)
+        rows = np.full((1, inputs), 255.0 * sign, np.float32)
         found = native.probe_multiply(isa, stored("i8", np.full((16, inputs), 64)), rows)
-        np.testing.assert_array_equal(found, np.full((1, 16), np.float32(sign * 127 * 64 * inputs)))
+        np.testing.assert_array_equal(found, np.full((1, 16), np.float32(sign * 255 * 64 * inputs)))
 
 
 # --- words -------------------------------------------------------------------------------------------------

@@ -118,6 +118,8 @@ struct Kernels {
   void (*attend_one)(const Attention&);
   // y[i] += weight * x[i]
   void (*accumulate)(float* y, const float* x, float weight, int count);
+  // Products of registers alone, the most that this processor can do of `kind`; returns how many multiplications.
+  std::int64_t (*saturate)(Kind kind, std::int64_t steps);
 };
 
 // Bytes of one row as `quantise` writes it; a multiple of 4.

@@ -6,6 +6,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <stdexcept>
 #include <tuple>
@@ -48,6 +50,20 @@ Quantised quantised(const Kernels& k, Kind kind, const Input& x) {
   return q;
 }
 
+// For `padded` outputs, as many columns of `out` (of "glu": half as many).
+Epilogue epilogue_of(const std::string& form, int activation, int padded, float* out) {
+  Epilogue e;
+  e.form = form == "add"   ? Epilogue::Form::add
+           : form == "act" ? Epilogue::Form::act
+           : form == "glu" ? Epilogue::Form::glu
+                           : Epilogue::Form::store;
+  e.activation = static_cast<Activation>(activation);
+  e.out = out;
+  e.stride = form == "glu" ? padded / 2 : padded;
+  e.last_panel = padded / kPanel;
+  return e;
+}
+
 // x W^T + bias, through an epilogue: "store", "add" (to ones), "act" or "glu".
 Output multiply(const std::string& isa, const std::shared_ptr<Matrix>& matrix, const Input& x, const std::string& form,
                 int activation) {
@@ -59,15 +75,7 @@ Output multiply(const std::string& isa, const std::shared_ptr<Matrix>& matrix, c
   const int width = form == "glu" ? padded / 2 : padded;
   std::vector<float> out(static_cast<std::size_t>(rows) * width, 1.0f);
   const Quantised q = quantised(k, w.kind, x);
-  Epilogue e;
-  e.form = form == "add"   ? Epilogue::Form::add
-           : form == "act" ? Epilogue::Form::act
-           : form == "glu" ? Epilogue::Form::glu
-                           : Epilogue::Form::store;
-  e.activation = static_cast<Activation>(activation);
-  e.out = out.data();
-  e.stride = width;
-  e.last_panel = padded / kPanel;
+  const Epilogue e = epilogue_of(form, activation, padded, out.data());
   k.linear(w, q.rows, rows, e);
   return made(rows, width, std::move(out));
 }
@@ -141,6 +149,43 @@ Output activate(const std::string& isa, int activation, const Input& x) {
   return made(static_cast<int>(x.shape(0)), static_cast<int>(x.shape(1)), std::move(out));
 }
 
+// The fastest of some repetitions, in seconds.
+template <class Work>
+double fastest(int repetitions, const Work& work) {
+  double best = 1e30;
+  for (int i = 0; i < repetitions; ++i) {
+    const auto began = std::chrono::steady_clock::now();
+    work();
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
+  }
+  return best;
+}
+
+// Multiplications a second of one thread on registers alone.
+double peak(const std::string& isa, const std::string& kind) {
+  const Kernels& k = checked_kernels(isa);
+  std::int64_t count = 0;
+  const double seconds = fastest(20, [&] { count = k.saturate(kind_of(kind), 200000); });
+  return static_cast<double>(count) / seconds;
+}
+
+// (seconds to quantise the rows, seconds of the product) of one thread.
+std::tuple<double, double> time_multiply(const std::string& isa, const std::shared_ptr<Matrix>& matrix, const Input& x,
+                                         const std::string& form, int activation, int repetitions) {
+  const Kernels& k = checked_kernels(isa);
+  const std::shared_ptr<Matrix> fit = Matrix::suited(matrix, k.byte_form);
+  const Linear& w = fit->linear();
+  if (static_cast<int>(x.shape(1)) != w.inputs) throw std::invalid_argument("x does not fit the matrix");
+  const int rows = static_cast<int>(x.shape(0)), columns = w.inputs;
+  Quantised q = quantised(k, w.kind, x);
+  std::vector<float> out(static_cast<std::size_t>(rows) * rounded_up(w.outputs, kPanel));
+  const Epilogue e = epilogue_of(form, activation, rounded_up(w.outputs, kPanel), out.data());
+  const double quantising = fastest(repetitions, [&] {
+    k.quantise(w.kind, x.data(), columns, rows, columns, q.data.data(), q.rows.stride, q.units.data());
+  });
+  return {quantising, fastest(repetitions, [&] { k.linear(w, q.rows, rows, e); })};
+}
+
 // Attention of queries [first, last) of one sequence in one head; with `is_single`, of query `first` alone.
 Output attend(const std::string& isa, const Input& query, const Input& key, const Input& value, int window, int first,
               int last, bool is_single) {
@@ -161,12 +206,26 @@ Output attend(const std::string& isa, const Input& query, const Input& key, cons
   a.head_size = size;
   a.scratch = scratch.data();
   const Kernels& k = checked_kernels(isa);
-  if (is_single) {
-    k.attend_one(a);
-  } else {
-    k.attend(a);
-  }
+  (is_single ? k.attend_one : k.attend)(a);
   return made(length, size, std::move(out));
+}
+
+double time_attend(const std::string& isa, int length, int window, int size, int repetitions) {
+  if (size % kPanel || length < 1) throw std::invalid_argument("sizes");
+  const std::size_t count = static_cast<std::size_t>(length) * size;
+  std::vector<float> qkv(3 * count, 0.01f), out(count), scratch(attention_scratch(length, window, length, size));
+  Attention a;
+  a.query = qkv.data();
+  a.key = qkv.data() + count;
+  a.value = qkv.data() + 2 * count;
+  a.stride = a.out_stride = size;
+  a.out = out.data();
+  a.length = a.last = length;
+  a.window = window;
+  a.head_size = size;
+  a.scratch = scratch.data();
+  const Kernels& k = checked_kernels(isa);
+  return fastest(repetitions, [&] { k.attend(a); });
 }
 
 }  // namespace
@@ -179,6 +238,9 @@ void bind_probes(nb::module_& m) {
   m.def("probe_activate", &activate, "isa"_a, "activation"_a, "x"_a);
   m.def("probe_attend", &attend, "isa"_a, "query"_a, "key"_a, "value"_a, "window"_a, "first"_a, "last"_a,
         "is_single"_a = false);
+  m.def("probe_peak", &peak, "isa"_a, "kind"_a);
+  m.def("time_multiply", &time_multiply, "isa"_a, "matrix"_a, "x"_a, "form"_a, "activation"_a, "repetitions"_a);
+  m.def("time_attend", &time_attend, "isa"_a, "length"_a, "window"_a, "size"_a, "repetitions"_a);
 }
 
 }  // namespace runoff

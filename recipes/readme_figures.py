@@ -20,6 +20,7 @@ BEGIN, END = "<!-- figures: python recipes/readme_figures.py -->", "<!-- /figure
 Row = dict[str, Any]
 
 STAGES = ("retrieve", "rerank", "total")
+TOKENS = 160  # of a document in benchmarks/latency.py
 
 
 def rows(name: str) -> list[Row]:
@@ -36,6 +37,13 @@ def table(head: list[str], body: list[list[str]]) -> str:
 def machine_of(row: Row) -> str:
     machine = row["machine"]
     return machine if isinstance(machine, str) else f"{machine['cpu']}, {machine['cores']} cores"
+
+
+def full_rows(name: str, isa: str | None = "") -> list[Row]:
+    """The full lines of the machine measured last, by the instruction set that it would choose (None: any)."""
+    full = [row for row in rows(name) if row["settings"]["form"] == "full"]
+    full = [row for row in full if row["machine"] == full[-1]["machine"]]
+    return full if isa is None else [row for row in full if not row["settings"]["isa"]]
 
 
 def parity() -> str:
@@ -150,9 +158,7 @@ def latency() -> str:
 
 def engines() -> str:
     """Pairs a second of every engine on every shape of the newest full run."""
-    full = [
-        row for row in rows("engines") if row["settings"]["form"] == "full" and not row["settings"]["isa"]
-    ]
+    full = full_rows("engines")
     shapes = list(dict.fromkeys(row["settings"]["shape"] for row in full))
     names = list(dict.fromkeys(row["settings"]["engine"] for row in full))
     found = {(row["settings"]["engine"], row["settings"]["shape"]): row for row in full}
@@ -164,13 +170,90 @@ def engines() -> str:
             line.append(f"{row['pairs_a_second']:.1f} ({row['times_default']:.1f}x)" if row else "")
         body.append(line)
     first = full[0]
+    pairs = {shape: row["settings"]["pairs"] for (_, shape), row in found.items()}
+    counts = ", ".join(f"{count} of {shape}" for shape, count in pairs.items())
     sets = ", ".join(first["machine"].get("instruction_sets", []))
     return (
         "### Fast on a CPU: all engines\n\nPairs a second, tokenisation included, and times sentence-transformers' "
-        f"default: {first['settings']['pairs']} pairs with the length mix of natural-questions "
+        f"default: pairs ({counts}) with the length mix of natural-questions "
         f"(mean {first['mean_tokens']:.0f} tokens, median {first['median_tokens']:.0f}, at most "
         f"{first['settings']['max_length']}), random weights, median of three passes taken in turn, on "
         f"{machine_of(first)} ({sets}): `python benchmarks/engines.py`\n\n" + table(["engine", *shapes], body)
+    )
+
+
+def one_query() -> str:
+    """How long one query waits, what a process weighs, and how soon it answers."""
+    waits = {
+        (row["settings"]["shape"], row["settings"]["engine"]): row["documents"]
+        for row in full_rows("latency")
+    }
+    counts = list(next(iter(waits.values())))
+    body = [
+        [f"{shape}, {name}", *(f"{line[n]['p50_ms']:.0f} / {line[n]['p95_ms']:.0f}" for n in counts)]
+        for (shape, name), line in waits.items()
+    ]
+    starts = full_rows("footprint")
+    weights = [
+        [
+            f"{row['settings']['shape']}, {row['settings']['engine']}",
+            f"{row['seconds_to_first_score']:.2f}",
+            f"{row['seconds_to_first_score'] - row['parts_seconds']['start']:.2f}",
+            f"{row['loaded_mib']:.0f}",
+            f"{row['peak_mib']:.0f}",
+        ]
+        for row in starts
+    ]
+    return (
+        f"### One query, one process\n\nMilliseconds at p50 / p95 with 1, 20 or 100 documents of {TOKENS} tokens, on "
+        f"{machine_of(full_rows('latency')[0])}: `python benchmarks/latency.py`\n\n"
+        + table(["shape, engine", *(f"{n} document" + ("s" if n != "1" else "") for n in counts)], body)
+        + "\n\nSeconds from starting Python to the first score (and without Python's own start), and resident memory "
+        f"in MiB when loaded and at its highest over {starts[0]['settings']['pairs']} pairs: "
+        "`python benchmarks/footprint.py`\n\n"
+        + table(["shape, engine", "first score", "without start", "loaded", "highest"], weights)
+    )
+
+
+def lengths() -> str:
+    found = [row for row in full_rows("lengths") if row["settings"]["engine"].startswith("runoff")]
+    shown = [point["tokens"] for point in found[0]["points"]][::3]
+    body = []
+    for row in found:
+        points = {point["tokens"]: point["single_ms"] for point in row["points"]}
+        cells = [f"{points[tokens]:.3g}" for tokens in shown]
+        body.append([f"{row['settings']['shape']}, {row['settings']['engine']}", *cells, f"{row['growth']}"])
+    return (
+        "### What length costs\n\nMilliseconds for one document; growth is the time of the longest over that of an "
+        "eighth of it (8 is linear): `python benchmarks/lengths.py`\n\n"
+        + table(["shape, engine", *(f"{tokens:,} tokens" for tokens in shown), "growth"], body)
+    )
+
+
+def roofline() -> str:
+    found = full_rows("roofline", isa=None)
+    names = list(dict.fromkeys(name for row in found for name in row["stages"]))
+    body = []
+    for row in found:
+        cells = [row["stages"].get(name) for name in names]
+        body.append(
+            [
+                f"{row['settings']['shape']}, {row['settings']['precision']}",
+                *(
+                    ""
+                    if cell is None
+                    else f"{cell['share']:.0%}" + (f" ({cell['of_peak']:.0%})" if cell["of_peak"] else "")
+                    for cell in cells
+                ),
+            ]
+        )
+    peaks = {name: value for row in found for name, value in row["peak_gmacs"].items()}
+    return (
+        "### How near to the processor's limit\n\nShare of a layer's time and, in brackets, rate over the measured "
+        "peak of that kind of number ("
+        + ", ".join(f"{name} {value:.0f}" for name, value in peaks.items())
+        + f" billion multiplications a second and thread by {found[0]['settings']['isa']}): "
+        "`python benchmarks/roofline.py`\n\n" + table(["shape, precision", *names], body)
     )
 
 
@@ -181,7 +264,11 @@ def precision() -> str:
         if collection == "all" or name == "fp32":
             continue
         exact = lines[(model, collection, "fp32")]["ndcg_at_10"]
-        figures = [f"{exact:.4f}", f"{row['minus_fp32']:+.4f}", str(row["queries"])]
+        figures = [
+            f"{exact:.4f}",
+            f"{row['minus_fp32']:+.4f} ± {row['standard_error']:.4f}",
+            str(row["queries"]),
+        ]
         body.append([f"{model}, {collection}, {name}", *figures])
     overall = [
         f"{model} in {name}: Spearman {row['spearman']:.5f}, largest difference {row['largest_difference']:.3f}, noise "
@@ -191,7 +278,7 @@ def precision() -> str:
     ]
     return (
         "### What lower precision costs\n\n`python benchmarks/precision.py --judged FOLDER`; reranking BM25's "
-        "top 100, and embedding whole collections\n\n"
+        "top 100, and embedding whole collections; ± is one standard error of the change\n\n"
         + table(["model, collection, precision", "NDCG@10 in fp32", "change", "queries"], body)
         + "\n\nAgainst fp32, over all pairs scored: "
         + "; ".join(overall)
@@ -205,7 +292,18 @@ def figures() -> str:
         "## Figures\n\nAll measured by commands of this repository; each line of "
         "[benchmarks/results](benchmarks/results) has its machine, versions and command."
     ]
-    parts += [engines(), precision(), parity(), nano(), ingest(), latency(), install_size()]
+    parts += [
+        engines(),
+        one_query(),
+        lengths(),
+        roofline(),
+        precision(),
+        parity(),
+        nano(),
+        ingest(),
+        latency(),
+    ]
+    parts += [install_size()]
     return f"{BEGIN}\n" + "\n\n".join(parts) + f"\n\n{END}"
 
 

@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "embedder": {"contracts", "checkpoint", "text", "engine", "ranking", "legacy", "model", "results"},
     "search": {"contracts", "ranking", "data"},
+    "distill": {"contracts", "data"},
     "__init__": {"contracts", "crossencoder", "embedder", "search"},
     "__main__": {"cli"},
 }

@@ -13,6 +13,7 @@ from runoff.cli.hits import print_passages, print_ranking, print_timings, result
 from runoff.cli.options import (
     DEFAULT_MODEL,
     Commands,
+    Group,
     add_model_options,
     lasting_name,
     load_embedder,
@@ -83,20 +84,7 @@ def add_to(commands: Commands) -> None:
 
 def _add_search_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how to search")
-    group.add_argument("--where", metavar="FILTER", help="only documents that match, in SQL: \"lang = 'en'\"")
-    group.add_argument(
-        "--retrieve",
-        choices=("bm25", "dense", "hybrid"),
-        default="bm25",
-        help="candidates by words, by vectors, or both (default: %(default)s)",
-    )
-    group.add_argument(
-        "--fusion",
-        choices=("rrf", "zscore"),
-        default="rrf",
-        help="how hybrid fuses them (default: %(default)s)",
-    )
-    group.add_argument("--embedder", metavar="NAME", help="of the query's vector (default: the index's own)")
+    add_retrieval_options(group)
     group.add_argument(
         "--depth",
         metavar="N",
@@ -119,6 +107,24 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
         help="what the reranker reads: the stored token ids where there are any, always those, or the texts "
         "(default: %(default)s)",
     )
+
+
+def add_retrieval_options(group: Group) -> None:
+    """How candidates are found."""
+    group.add_argument("--where", metavar="FILTER", help="only documents that match, in SQL: \"lang = 'en'\"")
+    group.add_argument(
+        "--retrieve",
+        choices=("bm25", "dense", "hybrid"),
+        default="bm25",
+        help="candidates by words, by vectors, or both (default: %(default)s)",
+    )
+    group.add_argument(
+        "--fusion",
+        choices=("rrf", "zscore"),
+        default="rrf",
+        help="how hybrid fuses them (default: %(default)s)",
+    )
+    group.add_argument("--embedder", metavar="NAME", help="of the query's vector (default: the index's own)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -178,7 +184,7 @@ def open_search(options: argparse.Namespace, path: Path, settings: Settings) -> 
     if not options.no_rerank:
         stored = settings.tokenizer.name if settings.tokenizer else DEFAULT_MODEL
         reranker = load_reranker(options, options.model or stored)
-    embedder = _query_embedder(options, settings)
+    embedder = query_embedder(options, settings)
     from runoff.search.index import Index
     from runoff.search.pipeline import Search, SearchOptions
 
@@ -199,7 +205,7 @@ def open_search(options: argparse.Namespace, path: Path, settings: Settings) -> 
     )
 
 
-def _query_embedder(options: argparse.Namespace, settings: Settings) -> Embedder | None:
+def query_embedder(options: argparse.Namespace, settings: Settings) -> Embedder | None:
     from runoff.contracts import InputError
 
     if options.retrieve == "bm25":

@@ -1,0 +1,1 @@
+"""From a corpus and a teacher to the rows that a student learns from: candidates, teacher scores, labels."""

@@ -1,0 +1,119 @@
+"""`runoff candidates` and `runoff teach`: from an index to a teacher's scores, gone on with, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runoff import CrossEncoder
+from runoff.data.shards import Shards
+from runoff.distill.teacher import pair_key
+
+Shell = Callable[..., Any]
+Tiny = Callable[[str], Path]
+
+QUERIES = "q1\twhen is the boiler serviced\nq2\twhat did the storm break\nq3\tzebra\n"
+QRELS = "query-id\tcorpus-id\tscore\nq1\tboiler\t1\nq2\tgarden\t1\n"
+
+
+@pytest.fixture
+def asked(notes_index: Path) -> Path:
+    """The index, with queries.tsv and qrels.tsv beside it."""
+    notes_index.with_name("queries.tsv").write_text(QUERIES, encoding="utf-8")
+    notes_index.with_name("qrels.tsv").write_text(QRELS, encoding="utf-8")
+    return notes_index
+
+
+def rows(folder: str, kind: str) -> list[dict[str, Any]]:
+    return [row for _, batch in Shards(folder, kind).batches() for row in batch.to_pylist()]
+
+
+def test_from_an_index_to_a_teachers_scores(shell: Shell, tiny: Tiny, asked: Path) -> None:
+    facts = shell(
+        "candidates", "cand", "--index", asked, "--queries", "queries.tsv", "--qrels", "qrels.tsv", "--json"
+    ).json
+    assert facts["queries"] == 3
+    assert facts["queries_without_candidates"] == ["q3"]
+    assert facts["positives_not_retrieved"] == 1
+    pairs = [(row["query"], row["document"]) for row in rows("cand", "candidates")]
+    assert facts["pairs"] == len(pairs) >= 4
+    taught = shell("teach", "cand", "scores", "--model", tiny("bert"), "--precision", "fp32", "--json").json
+    assert (taught["pairs"], taught["scored"], taught["known"]) == (len(pairs), len(pairs), 0)
+    exact = CrossEncoder(tiny("bert"), precision="fp32").predict(pairs, activation_fn="identity")
+    found = {row["key"]: row["score"] for row in rows("scores", "scores")}
+    assert [found[pair_key(*pair)] for pair in pairs] == pytest.approx(list(exact), abs=1e-6)
+    again = shell("teach", "cand", "scores", "--model", tiny("bert"), "--precision", "fp32", "--json").json
+    assert (again["scored"], again["known"]) == (0, len(pairs))
+
+
+def test_people_are_told_what_came_of_it(shell: Shell, tiny: Tiny, asked: Path) -> None:
+    said = shell("candidates", "cand", "--index", asked, "--queries", "queries.tsv").out
+    assert "no candidates" in said
+    assert "1 queries: q3" in said
+    assert "runoff teach cand SCORES --model NAME" in said
+    said = shell("teach", "cand", "scores", "--model", tiny("static"), "--as", "similarity").out
+    assert "mean" in said
+    assert "were known" in said
+
+
+@pytest.mark.parametrize("way", ["dense", "hybrid"])
+def test_candidates_by_vectors_keep_what_each_stage_said(shell: Shell, asked: Path, way: str) -> None:
+    words = (
+        "candidates",
+        "cand",
+        "--index",
+        asked,
+        "--queries",
+        "queries.tsv",
+        "--retrieve",
+        way,
+        "--depth",
+        4,
+    )
+    assert shell(*words, "--json").json["pairs"] == 12
+    found = rows("cand", "candidates")
+    assert all(row["dense"] is not None for row in found if way == "dense")
+    assert all((row["fusion"] is not None) == (way == "hybrid") for row in found)
+
+
+def test_queries_can_be_drawn_and_runs_be_given(shell: Shell, asked: Path) -> None:
+    drawn = shell("candidates", "drawn", "--index", asked, "--draw", "sentences", "--count", 3, "--json").json
+    assert (drawn["queries"], drawn["positives"]) == (3, 3)
+    Path("made.trec").write_text(
+        "q1 Q0 roof 1 2.5 x\nq2 Q0 window 1 1.5 x\nq3 Q0 roof 1 1 x\n", encoding="utf-8"
+    )
+    words = ("candidates", "cand", "--index", asked, "--queries", "queries.tsv", "--run", "made.trec")
+    assert shell(*words, "--json").json["pairs"] == 3
+    assert [row["document_id"] for row in rows("cand", "candidates")] == ["roof", "window", "roof"]
+
+
+def test_what_does_not_go_together_is_refused(shell: Shell, tiny: Tiny, asked: Path) -> None:
+    index = ("--index", asked)
+    shell("candidates", "c", *index).check_refused(2, "expected either --queries FILE or --draw, got neither")
+    both = shell("candidates", "c", *index, "--queries", "queries.tsv", "--draw", "titles")
+    both.check_refused(2, "expected either --queries FILE or --draw, got both")
+    shell("candidates", "c", *index, "--draw", "titles", "--qrels", "qrels.tsv").check_refused(
+        2, "--qrels judges"
+    )
+    deep = shell("candidates", "c", *index, "--queries", "queries.tsv", "--depth", 3000)
+    deep.check_refused(2, "expected 1 to 2,048 candidates a query, got 3000")
+    shell("teach", "nowhere", "s", "--model", tiny("bert")).check_refused(
+        2, "expected a folder of candidates"
+    )
+    shell("teach", asked, "s", "--model", tiny("bert")).check_refused(2, "expected a folder of candidates")
+    assert not Path("c").exists()
+    assert not Path("s").exists()
+
+
+def test_a_folder_of_another_teacher_is_not_written_into(shell: Shell, tiny: Tiny, asked: Path) -> None:
+    assert shell("candidates", "cand", "--index", asked, "--queries", "queries.tsv").code == 0
+    assert shell("teach", "cand", "scores", "--model", tiny("bert")).code == 0
+    before = Path("scores", "manifest.json").read_bytes()
+    refused = shell("teach", "cand", "scores", "--model", tiny("ettin"))
+    refused.check_refused(2, "scores was begun with", "Give the same again to go on, or another folder")
+    assert Path("scores", "manifest.json").read_bytes() == before
+    assert json.loads(before)["complete"]

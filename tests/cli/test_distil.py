@@ -1,4 +1,4 @@
-"""`runoff candidates` and `runoff teach`: from an index to a teacher's scores, gone on with, and what is refused."""
+"""`runoff collect` and `runoff teach`: from an index to a teacher's scores, gone on with, and what is refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rows(folder: str, kind: str) -> list[dict[str, Any]]:
 
 def test_from_an_index_to_a_teachers_scores(shell: Shell, tiny: Tiny, asked: Path) -> None:
     facts = shell(
-        "candidates", "cand", "--index", asked, "--queries", "queries.tsv", "--qrels", "qrels.tsv", "--json"
+        "collect", "cand", "--index", asked, "--queries", "queries.tsv", "--qrels", "qrels.tsv", "--json"
     ).json
     assert facts["queries"] == 3
     assert facts["queries_without_candidates"] == ["q3"]
@@ -50,8 +50,34 @@ def test_from_an_index_to_a_teachers_scores(shell: Shell, tiny: Tiny, asked: Pat
     assert (again["scored"], again["known"]) == (0, len(pairs))
 
 
+def test_labels_are_made_of_scores_and_of_what_the_first_stage_said(
+    shell: Shell, tiny: Tiny, asked: Path
+) -> None:
+    words = ("collect", "cand", "--index", asked, "--queries", "queries.tsv", "--qrels", "qrels.tsv")
+    assert shell(*words).code == 0
+    assert shell("teach", "cand", "one", "--model", tiny("bert")).code == 0
+    assert shell("teach", "cand", "two", "--model", tiny("static"), "--as", "similarity").code == 0
+    raw = shell("label", "cand", "raw", "--scores", "one", "--json").json
+    scores = {row["key"]: row["score"] for row in rows("one", "scores")}
+    found = rows("raw", "labels")
+    assert [row["label"] for row in found] == [
+        scores[pair_key(row["query"], row["document"])] for row in found
+    ]
+    assert (raw["raw"], raw["pairs"]) == (True, len(found))
+    parts = ("--scores", "one", "--scores", "two=0.5", "--column", "bm25=0.3", "--positive-bonus", 1)
+    summed = shell("label", "cand", "sum", *parts, "--json").json
+    assert set(summed["parts"]) == {"one", "two", "bm25"}
+    assert not summed["raw"]
+    assert "a sum of parts" in shell("label", "cand", "sum", *parts).out
+    shell("label", "cand", "x", "--scores", "one=much").check_refused(2, "expected NAME=WEIGHT with a number")
+    shell("label", "cand", "x").check_refused(2, "a label needs scores")
+    shell("label", "cand", "x", "--scores", "one", "--scores", "one=2").check_refused(2, "a folder twice")
+    shell("label", "cand", "x", "--scores", "cand").check_refused(2, "expected a folder of scores")
+    assert not Path("x").exists()
+
+
 def test_people_are_told_what_came_of_it(shell: Shell, tiny: Tiny, asked: Path) -> None:
-    said = shell("candidates", "cand", "--index", asked, "--queries", "queries.tsv").out
+    said = shell("collect", "cand", "--index", asked, "--queries", "queries.tsv").out
     assert "no candidates" in said
     assert "1 queries: q3" in said
     assert "runoff teach cand SCORES --model NAME" in said
@@ -63,7 +89,7 @@ def test_people_are_told_what_came_of_it(shell: Shell, tiny: Tiny, asked: Path) 
 @pytest.mark.parametrize("way", ["dense", "hybrid"])
 def test_candidates_by_vectors_keep_what_each_stage_said(shell: Shell, asked: Path, way: str) -> None:
     words = (
-        "candidates",
+        "collect",
         "cand",
         "--index",
         asked,
@@ -81,25 +107,25 @@ def test_candidates_by_vectors_keep_what_each_stage_said(shell: Shell, asked: Pa
 
 
 def test_queries_can_be_drawn_and_runs_be_given(shell: Shell, asked: Path) -> None:
-    drawn = shell("candidates", "drawn", "--index", asked, "--draw", "sentences", "--count", 3, "--json").json
+    drawn = shell("collect", "drawn", "--index", asked, "--draw", "sentences", "--count", 3, "--json").json
     assert (drawn["queries"], drawn["positives"]) == (3, 3)
     Path("made.trec").write_text(
         "q1 Q0 roof 1 2.5 x\nq2 Q0 window 1 1.5 x\nq3 Q0 roof 1 1 x\n", encoding="utf-8"
     )
-    words = ("candidates", "cand", "--index", asked, "--queries", "queries.tsv", "--run", "made.trec")
+    words = ("collect", "cand", "--index", asked, "--queries", "queries.tsv", "--run", "made.trec")
     assert shell(*words, "--json").json["pairs"] == 3
     assert [row["document_id"] for row in rows("cand", "candidates")] == ["roof", "window", "roof"]
 
 
 def test_what_does_not_go_together_is_refused(shell: Shell, tiny: Tiny, asked: Path) -> None:
     index = ("--index", asked)
-    shell("candidates", "c", *index).check_refused(2, "expected either --queries FILE or --draw, got neither")
-    both = shell("candidates", "c", *index, "--queries", "queries.tsv", "--draw", "titles")
+    shell("collect", "c", *index).check_refused(2, "expected either --queries FILE or --draw, got neither")
+    both = shell("collect", "c", *index, "--queries", "queries.tsv", "--draw", "titles")
     both.check_refused(2, "expected either --queries FILE or --draw, got both")
-    shell("candidates", "c", *index, "--draw", "titles", "--qrels", "qrels.tsv").check_refused(
+    shell("collect", "c", *index, "--draw", "titles", "--qrels", "qrels.tsv").check_refused(
         2, "--qrels judges"
     )
-    deep = shell("candidates", "c", *index, "--queries", "queries.tsv", "--depth", 3000)
+    deep = shell("collect", "c", *index, "--queries", "queries.tsv", "--depth", 3000)
     deep.check_refused(2, "expected 1 to 2,048 candidates a query, got 3000")
     shell("teach", "nowhere", "s", "--model", tiny("bert")).check_refused(
         2, "expected a folder of candidates"
@@ -110,7 +136,7 @@ def test_what_does_not_go_together_is_refused(shell: Shell, tiny: Tiny, asked: P
 
 
 def test_a_folder_of_another_teacher_is_not_written_into(shell: Shell, tiny: Tiny, asked: Path) -> None:
-    assert shell("candidates", "cand", "--index", asked, "--queries", "queries.tsv").code == 0
+    assert shell("collect", "cand", "--index", asked, "--queries", "queries.tsv").code == 0
     assert shell("teach", "cand", "scores", "--model", tiny("bert")).code == 0
     before = Path("scores", "manifest.json").read_bytes()
     refused = shell("teach", "cand", "scores", "--model", tiny("ettin"))

@@ -26,34 +26,11 @@ from runoff.distill.teacher import (
     spread,
     teach,
 )
+from standin_distil import candidates, many
 
 pytest.importorskip("pyarrow")
 
 SCRIPT = Path(__file__).with_name("killed_teacher.py")
-
-
-def candidates(folder: Path, pairs: Sequence[tuple[str, str]], shard: int = 10) -> Path:
-    """A finished folder of these (query, document) pairs; ids are their numbers."""
-    shards = Shards(folder, candidate_shards.KIND)
-    shards.begin({"made": "by hand"})
-    for start in range(0, len(pairs), shard):
-        part = pairs[start : start + shard]
-        rows = {
-            "query_id": [f"q{query}" for query, _ in part],
-            "query": [query for query, _ in part],
-            "document_id": [f"d{start + i}" for i in range(len(part))],
-            "document": [document for _, document in part],
-            "grade": [None] * len(part),
-            "rank": list(range(1, len(part) + 1)),
-            **{stage: [None] * len(part) for stage in candidate_shards.STAGES},
-        }
-        shards.write(start // shard, rows, candidate_shards.schema())
-    shards.finish({"counts": {"queries": 1, "pairs": len(pairs), "positives": 0}})
-    return folder
-
-
-def many(count: int) -> list[tuple[str, str]]:
-    return [(f"query {i // 10}", f"document {i} " + "word " * (i % 13)) for i in range(count)]
 
 
 class Lengths:

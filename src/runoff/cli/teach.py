@@ -39,7 +39,7 @@ def add_to(commands: Commands) -> None:
         "candidates, it scores the new ones.",
         examples=EXAMPLES,
     )
-    parser.add_argument("candidates", metavar="CANDIDATES", type=Path, help="made by `runoff candidates`")
+    parser.add_argument("candidates", metavar="CANDIDATES", type=Path, help="made by `runoff collect`")
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write, one for each teacher")
     parser.add_argument(
         "--as",

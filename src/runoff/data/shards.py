@@ -134,16 +134,16 @@ class Shards:
             sync_folder(path.parent)
 
     def batches(
-        self, columns: Sequence[str] | None = None, rows: int = 8192
+        self, columns: Sequence[str] | None = None, rows: int = 8192, files: Sequence[Path] | None = None
     ) -> Iterator[tuple[Place, pa.RecordBatch]]:
-        """Each shard's rows in batches of at most `rows`, with the place of the first.
+        """Each shard's rows (or those of `files` alone) in batches of at most `rows`, with the place of the first.
 
         `InputError` names the shard that cannot be read, or lacks a column.
         """
         parquet = parquet_module()
         import pyarrow as pa
 
-        for file in self.files():
+        for file in self.files() if files is None else files:
             first = 0
             try:
                 with parquet.ParquetFile(file) as opened:

@@ -1,4 +1,4 @@
-"""`runoff candidates`: queries x a retriever -> the pairs that a teacher is asked about."""
+"""`runoff collect`: queries x a retriever -> the pairs that a teacher is asked about."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 DRAWN_QUERIES = 10_000
 
 EXAMPLES = """\
-  runoff candidates build/cand --index wiki.index --queries queries.tsv
-  runoff candidates build/cand --index wiki.index --queries beir/nq --qrels beir/nq --depth 256
-  runoff candidates build/cand --index notes.index --draw headings --count 5000
-  runoff candidates build/cand --index wiki.index --queries q.jsonl --retrieve hybrid
-  runoff candidates build/cand --index wiki.index --queries q.tsv --run made-elsewhere.trec
+  runoff collect build/cand --index wiki.index --queries queries.tsv
+  runoff collect build/cand --index wiki.index --queries beir/nq --qrels beir/nq --depth 256
+  runoff collect build/cand --index notes.index --draw headings --count 5000
+  runoff collect build/cand --index wiki.index --queries q.jsonl --retrieve hybrid
+  runoff collect build/cand --index wiki.index --queries q.tsv --run made-elsewhere.trec
 """
 
 
 def add_to(commands: Commands) -> None:
     parser = new_command(
         commands,
-        "candidates",
+        "collect",
         run,
-        summary="distil, step 1: find the documents that a teacher is asked about",
+        summary="distil, step 1: collect the documents that a teacher is asked about",
         description="Writes OUT, a folder of parquet shards with one row a pair: query, document, what the retriever\n"
         "said of it, and its grade where there are judgements. Judged documents that the retriever missed are added.\n"
         "Stopped midway, the same command goes on where it was.",

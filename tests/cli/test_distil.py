@@ -76,6 +76,34 @@ def test_labels_are_made_of_scores_and_of_what_the_first_stage_said(
     assert not Path("x").exists()
 
 
+def test_a_sample_of_candidates_and_of_labels(shell: Shell, tiny: Tiny, asked: Path) -> None:
+    words = ("collect", "cand", "--index", asked, "--queries", "queries.tsv", "--qrels", "qrels.tsv")
+    assert shell(*words, "--retrieve", "dense").code == 0
+    assert shell("teach", "cand", "one", "--model", tiny("bert")).code == 0
+    anchors = ("sample", "cand", "few", "--scores", "one", "--total", 3, "--hardest", 1)
+    facts = shell(*anchors, "--plot", "scores.svg", "--json").json
+    assert (facts["queries"], facts["rows_before"], facts["rows"], facts["positives"]) == (3, 15, 9, 2)
+    assert "<svg" in Path("scores.svg").read_text(encoding="utf-8")
+    assert "9 of 15, of 3 queries" in shell(*anchors).out
+    assert shell("teach", "few", "one", "--model", tiny("bert"), "--json").json["scored"] == 0
+    assert shell("label", "few", "rows", "--scores", "one").code == 0
+    band = shell("sample", "rows", "fewer", "--head", 1, "--medium", 1, "--band", 0.5, 1, "--json").json
+    assert (band["rows_before"], band["rows"], band["positives"]) == (9, 6, 2)
+    assert {row["query_id"] for row in rows("fewer", "labels")} == {"q1", "q2", "q3"}
+    shell("sample", "cand", "x").check_refused(2, "candidates are sampled by a teacher's scores")
+    shell("sample", "rows", "x", "--scores", "one").check_refused(2, "labels are sampled by their own label")
+    shell("sample", "one", "x").check_refused(2, "expected a folder of candidates or labels", "one of scores")
+    shell("sample", "rows", "x", "--plot", "p.txt").check_refused(
+        2, "expected a file ending in .svg, .png, .pdf"
+    )
+    shell("sample", "rows", "x", "--plot", "no/p.svg").check_refused(
+        2, "in a folder that is there, got no/p.svg"
+    )
+    shell("sample", "rows", "x", "--band", 1, 0).check_refused(2, "a band within 0 and 1")
+    shell("sample", "rows", "x", "--guard", 7).check_refused(2, "a guard above 0 and up to 2")
+    assert not Path("x").exists()
+
+
 def test_people_are_told_what_came_of_it(shell: Shell, tiny: Tiny, asked: Path) -> None:
     said = shell("collect", "cand", "--index", asked, "--queries", "queries.tsv").out
     assert "no candidates" in said

@@ -21,7 +21,19 @@ from runoff.contracts import IndexStoreError, InputError, MissingExtraError, Sco
 Shell = Callable[..., Any]
 Tiny = Callable[[str], Path]
 
-COMMANDS = ("rank", "score", "index", "search", "demo", "collect", "teach", "label", "quantize", "info")
+COMMANDS = (
+    "rank",
+    "score",
+    "index",
+    "search",
+    "demo",
+    "collect",
+    "teach",
+    "label",
+    "sample",
+    "quantize",
+    "info",
+)
 SECONDS = 120  # that a process of its own may take on a busy machine
 RANK = ("rank", "query", "text")
 
@@ -46,8 +58,8 @@ def test_every_command_explains_itself_with_examples(shell: Shell, command: str)
     assert answer.out.startswith(f"usage: runoff {command} ")
     examples = answer.out.partition("examples:\n")[2].splitlines()
     assert len(examples) >= 3
-    # quantize takes its model as an argument; collect has an embedder, and label no model
-    runs = {"quantize": ("--precision",), "collect": ("--embedder",), "label": ()}
+    # quantize takes its model as an argument; collect has an embedder, label and sample no model
+    runs = {"quantize": ("--precision",), "collect": ("--embedder",), "label": (), "sample": ()}
     for option in ("--json", "--debug", *runs.get(command, ("--precision", "--model"))):
         assert re.search(rf"^  {option}\b", answer.out, re.MULTILINE)
 

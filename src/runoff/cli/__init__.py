@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from runoff import __version__
-from runoff.cli import collect, demo, index, info, label, quantize, rank, score, search, teach
+from runoff.cli import collect, demo, index, info, label, quantize, rank, sample, score, search, teach
 from runoff.cli.options import CommandParser
 
 DESCRIPTION = """\
@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(prog="runoff", description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"runoff {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=CommandParser)
-    for command in (rank, score, index, search, demo, collect, teach, label, quantize, info):
+    for command in (rank, score, index, search, demo, collect, teach, label, sample, quantize, info):
         command.add_to(commands)
     return parser
 

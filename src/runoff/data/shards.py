@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from runoff.contracts import InputError, MissingExtraError
 from runoff.data.atomic import replace_file, sync_folder
@@ -42,10 +42,25 @@ class Shards:
         self.folder = Path(folder)
         self.kind = kind
 
+    @classmethod
+    def found(cls, folder: str | Path, kinds: Sequence[str]) -> Shards:
+        """The shards of a folder that is one of these kinds; `InputError` for any other."""
+        shards = cls(folder, " or ".join(kinds))
+        kind = str(shards._read().get("kind"))
+        if kind not in kinds:
+            shards._refused(kind)
+        return cls(folder, kind)
+
     # --- manifest ------------------------------------------------------------------------------------
 
     def manifest(self) -> dict[str, Any]:
         """What the folder's manifest says. `InputError` where there is none, or of another kind."""
+        found = self._read()
+        if found.get("kind") != self.kind:
+            self._refused(found.get("kind"))
+        return found
+
+    def _read(self) -> dict[str, Any]:
         path = self.folder / MANIFEST
         try:
             found = json.loads(path.read_text("utf-8"))
@@ -55,12 +70,12 @@ class Shards:
             ) from None
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read: {error}. Make the folder anew.") from error
-        kind = found.get("kind") if isinstance(found, dict) else None
-        if kind != self.kind:
-            raise InputError(
-                f"expected a folder of {self.kind}, {self.folder} is one of {kind or 'nothing known'}"
-            )
-        return dict(found)
+        return found if isinstance(found, dict) else {}
+
+    def _refused(self, kind: object) -> NoReturn:
+        raise InputError(
+            f"expected a folder of {self.kind}, {self.folder} is one of {kind or 'nothing known'}"
+        )
 
     def begin(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """The manifest of a folder that is begun, or gone on with if it was begun with the same `identity`.

@@ -95,7 +95,7 @@ def label(
     units = {name: _Unit() for name in weights}
     for first, batch in source.batches([*KEPT, *parts.columns]):
         values = _values(first, batch, tables, bests)
-        judged = _is_positive(batch)
+        judged = is_positive(batch)
         for name, unit in units.items():
             unit.add(values[name], judged)
     for name, unit in units.items():
@@ -233,7 +233,8 @@ def _values(
     return found
 
 
-def _is_positive(batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+def is_positive(batch: pa.RecordBatch | pa.Table) -> npt.NDArray[np.bool_]:
+    """Which rows are judged answers, [N]."""
     return np.array([grade is not None and grade > 0 for grade in batch.column("grade").to_pylist()], bool)
 
 
@@ -254,7 +255,7 @@ def _label_shard(
     columns: dict[str, list[Any]] = {name: [] for name in KEPT}
     labels, judged = [], []
     for first, batch in source.batches([*KEPT, *parts.columns], files=[file]):
-        values, positive = _values(first, batch, tables, bests), _is_positive(batch)
+        values, positive = _values(first, batch, tables, bests), is_positive(batch)
         if parts.are_raw:
             (total,) = values.values()
         else:

@@ -211,9 +211,10 @@ def print_facts(terminal: Terminal, title: str, facts: Facts) -> None:
     """A title and a line per fact; facts that say nothing are passed over."""
     terminal.line()
     terminal.line(Piece(title, "bold"))
-    for name, value in facts.items():
-        if value is not None and value != {} and value != []:
-            terminal.line(Piece(f"  {name.replace('_', ' '):12}  ", "dim"), _shown(name, value))
+    said = {name: value for name, value in facts.items() if value is not None and value != {} and value != []}
+    width = max([12, *map(len, said)])
+    for name, value in said.items():
+        terminal.line(Piece(f"  {name.replace('_', ' '):{width}}  ", "dim"), _shown(name, value))
 
 
 def _shown(name: str, value: Any) -> str:

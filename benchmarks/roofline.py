@@ -98,14 +98,16 @@ def forward_seconds(model: Any) -> float:
     return min(_seconds(lambda: engine.forward(batch)) for _ in range(12))
 
 
-def measured(shape: str, precision: str, isa: str, bytes_a_second: float) -> Row:
+def measured(shape: str, precision: str, isa: str, bytes_a_second: float, peaks: dict[str, float]) -> Row:
     from runoff import CrossEncoder
     from runoff import _native as native
 
     model = CrossEncoder(str(checkpoint(shape)), device="cpu", precision=precision, threads=1)
     encoder, kind = model._native.checkpoint.model.encoder, KINDS[precision]
-    peaks = {each: native.probe_peak(isa, each) for each in {kind, "f32"}}
     stages = stages_of(encoder, isa, kind)
+    for each in (kind, "f32"):
+        # What a neighbour on the same processor takes, it takes for moments: the highest that was seen is the peak.
+        peaks[each] = max(peaks.get(each, 0.0), *(native.probe_peak(isa, each) for _ in range(3)))
     layer = sum(seconds for _, seconds, _ in stages.values())
     whole = forward_seconds(model)
     weights = {"i8": 1, "i16": 2, "f32": 4}[kind] * sum(
@@ -115,7 +117,7 @@ def measured(shape: str, precision: str, isa: str, bytes_a_second: float) -> Row
         "benchmark": "roofline",
         "settings": {"shape": shape, "precision": precision, "isa": isa, "threads": 1, "form": "full"},
         "tokens": SEQUENCES * TOKENS,
-        "peak_gmacs": {name: round(value / 1e9, 1) for name, value in peaks.items()},
+        "peak_gmacs": {name: round(peaks[name] / 1e9, 1) for name in dict.fromkeys((kind, "f32"))},
         "bandwidth_gb": round(bytes_a_second / 1e9, 1),
         "stages": {
             name: {
@@ -168,10 +170,10 @@ def main() -> int:
         print("roofline: Runoff has no native engine here; nothing to measure", file=sys.stderr)
         return 1
     isa = kernels(os.environ.get("RUNOFF_ISA", ""))["name"]
-    bytes_a_second = bandwidth()
+    bytes_a_second, peaks = bandwidth(), dict[str, float]()
     for shape in chosen(options.shapes, ("17m",) if options.quick else SHAPES, SHAPES):
         rows = [
-            measured(shape, precision, isa, bytes_a_second)
+            measured(shape, precision, isa, bytes_a_second, peaks)
             for precision in chosen(options.precisions, tuple(KINDS), KINDS)
         ]
         record("roofline", rows)

@@ -221,7 +221,9 @@ def lengths() -> str:
     body = []
     for row in found:
         points = {point["tokens"]: point["single_ms"] for point in row["points"]}
-        cells = [f"{points[tokens]:.3g}" for tokens in shown]
+        cells = [
+            f"{points[tokens]:,.0f}" if points[tokens] >= 100 else f"{points[tokens]:.3g}" for tokens in shown
+        ]
         body.append([f"{row['settings']['shape']}, {row['settings']['engine']}", *cells, f"{row['growth']}"])
     return (
         "### What length costs\n\nMilliseconds for one document; growth is the time of the longest over that of an "

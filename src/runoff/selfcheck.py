@@ -15,9 +15,9 @@ from runoff.text.tokenizer import Tokenizer
 LARGEST_NOISE = 0.03
 """Most that int8 scores may differ from bf16's, as a share of the scores' own spread, for `auto` to choose int8.
 
-Between two models that were measured (benchmarks/results/precision.jsonl): runoff-nano in int8 has 2.4 % over 9,640
-pairs, a rank correlation of 0.9997, and loses at most 0.0004 of NDCG@10 on five collections (it gains up to 0.018:
-chance, on 20 queries each); all-MiniLM-L6-v2 as an embedder has 5.8 % and loses up to 0.013, which is too much.
+Between two models that were measured (benchmarks/results/precision.jsonl): runoff-nano in int8 has 1.8 % over 14,460
+pairs, a rank correlation of 0.9998, and loses at most 0.0003 of NDCG@10 on five collections (it gains up to 0.010, two
+standard errors of 30 queries); all-MiniLM-L6-v2 as an embedder has 3.8 % and loses up to 0.014, which is too much.
 """
 
 # Six questions, each with an answer, a near miss and two texts about other things.

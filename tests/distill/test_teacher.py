@@ -100,8 +100,7 @@ def test_with_more_candidates_only_the_new_ones_are_scored(tmp_path: Path) -> No
 
 def test_known_keys_are_found_among_any_number() -> None:
     keys = [pair_key("q", str(number)) for number in range(2000)]
-    known = KnownKeys.__new__(KnownKeys)
-    known._sorted = []
+    known = KnownKeys()
     for start in range(0, 1000, 37):
         known.add(keys[start : min(start + 37, 1000)])
     assert known.count == 1000

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runoff.cli.info import print_facts
-from runoff.cli.options import Commands, add_threads_option, is_terminal, new_command, positive
+from runoff.cli.options import Commands, add_threads_option, new_command, positive, progress_bar
 from runoff.cli.search import add_retrieval_options, query_embedder
 from runoff.cli.terminal import open_terminal, print_json
 
@@ -93,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
     index = Index.open(path, embedder=embedder)
     asked = _asked(options, index)
     retriever, source = _retriever(options, index, embedder)
-    with _progress(len(asked), options) as bar:
+    with progress_bar(len(asked), "queries", options) as bar:
         report = collect(
             asked,
             retriever,
@@ -162,12 +161,3 @@ def _retriever(options: argparse.Namespace, index: Index, embedder: Any) -> tupl
         "fusion": options.fusion if options.retrieve == "hybrid" else None,
     }
     return search.retriever(options.where), {**source, "embedder": embedder.name if embedder else None}
-
-
-def _progress(count: int, options: argparse.Namespace) -> Any:
-    """A bar over queries on a terminal; elsewhere it counts in silence."""
-    from tqdm import tqdm
-
-    return tqdm(
-        total=count, unit=" queries", file=sys.stderr, disable=options.json or not is_terminal(sys.stderr)
-    )

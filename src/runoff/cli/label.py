@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from runoff.cli.info import print_facts
-from runoff.cli.options import Commands, is_terminal, new_command
+from runoff.cli.options import Commands, new_command, progress_bar
 from runoff.cli.terminal import open_terminal, print_json
 
 EXAMPLES = """\
@@ -69,8 +68,6 @@ def weighted(text: str) -> tuple[str, float]:
 
 
 def run(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from runoff.contracts import InputError
     from runoff.data.shards import Shards
     from runoff.distill import candidates as candidate_shards
@@ -82,8 +79,7 @@ def run(options: argparse.Namespace) -> None:
     parts = Parts(scores, dict(options.column), options.positive_bonus)
     folder = options.candidates.expanduser()
     count = Shards(folder, candidate_shards.KIND).checked()["counts"]["pairs"]
-    quiet = options.json or not is_terminal(sys.stderr)
-    with tqdm(total=count, unit=" rows", file=sys.stderr, disable=quiet) as bar:
+    with progress_bar(count, "rows", options) as bar:
         report = label(folder, parts, options.out.expanduser(), bar.update)
     facts: dict[str, Any] = {
         "out": str(options.out),

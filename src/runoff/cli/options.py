@@ -216,5 +216,14 @@ def is_terminal(stream: Any) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
+def progress_bar(count: int, unit: str, options: argparse.Namespace) -> Any:
+    """A bar with rate and time left, where a person sits at stderr and wants no JSON; else it counts in silence."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=count, unit=f" {unit}", file=sys.stderr, disable=options.json or not is_terminal(sys.stderr)
+    )
+
+
 def stdin_is_terminal() -> bool:
     return is_terminal(sys.stdin)

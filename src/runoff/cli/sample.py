@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runoff.cli.info import print_facts
-from runoff.cli.options import Commands, is_terminal, new_command
+from runoff.cli.options import Commands, new_command, progress_bar
 from runoff.cli.terminal import open_terminal, print_json
 
 if TYPE_CHECKING:
@@ -77,8 +76,6 @@ def add_to(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from runoff.data.shards import Shards
     from runoff.distill import candidates as candidate_shards
     from runoff.distill import labels as label_shards
@@ -90,8 +87,7 @@ def run(options: argparse.Namespace) -> None:
         check_plot(Path(options.plot).expanduser())
     count = source.checked()["counts"]["pairs"]
     scores = Path(options.scores).expanduser() if options.scores else None
-    quiet = options.json or not is_terminal(sys.stderr)
-    with tqdm(total=count, unit=" rows", file=sys.stderr, disable=quiet) as bar:
+    with progress_bar(count, "rows", options) as bar:
         report = sample(source.folder, options.out.expanduser(), rule, scores, bar.update)
     if options.plot:
         plot(report, Path(options.plot).expanduser(), "score" if scores else "label")

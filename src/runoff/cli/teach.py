@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ from runoff.cli.info import print_facts
 from runoff.cli.options import (
     Commands,
     add_model_options,
-    is_terminal,
     lasting_name,
     load_embedder,
     load_reranker,
     new_command,
     positive,
+    progress_bar,
 )
 from runoff.cli.terminal import open_terminal, print_json
 
@@ -58,8 +57,6 @@ def add_to(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from runoff.data.shards import Shards
     from runoff.distill import candidates as candidate_shards
     from runoff.distill.teacher import SHARD_PAIRS, RerankerTeacher, SimilarityTeacher, Teacher, teach
@@ -75,8 +72,7 @@ def run(options: argparse.Namespace) -> None:
         embedder = load_embedder(options, lasting_name(options.model))
         teacher = SimilarityTeacher(embedder)
         about = {"precision": embedder.choice.precision, "max_length": embedder.max_seq_length}
-    quiet = options.json or not is_terminal(sys.stderr)
-    with tqdm(total=count, unit=" pairs", file=sys.stderr, disable=quiet) as bar:
+    with progress_bar(count, "pairs", options) as bar:
         report = teach(
             folder,
             teacher,

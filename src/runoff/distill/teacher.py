@@ -155,7 +155,7 @@ def teach(
     if shard_pairs < 1:
         raise InputError(f"expected 1 pair or more in a shard, got {shard_pairs}")
     scores.begin({"teacher": teacher.name, **(about or {})})
-    known = KnownKeys(scores)
+    known = KnownKeys.of(scores)
     number = len(scores.files())
     pairs = scored = 0
     for block in _blocks(source, shard_pairs, known, advance):
@@ -202,12 +202,18 @@ def spread(scores: Shards) -> tuple[float, float]:
 
 
 class KnownKeys:
-    """The keys of all pairs of a folder, 16 bytes each, in a few sorted arrays."""
+    """Keys of pairs, 16 bytes each, in a few sorted arrays."""
 
-    def __init__(self, scores: Shards) -> None:
+    def __init__(self) -> None:
         self._sorted: list[Keys] = []
+
+    @classmethod
+    def of(cls, scores: Shards) -> KnownKeys:
+        """The keys of all pairs that the folder has scores of."""
+        known = cls()
         for _, batch in scores.batches(["key"]):
-            self.add(batch.column("key").to_pylist())
+            known.add(batch.column("key").to_pylist())
+        return known
 
     @property
     def count(self) -> int:

@@ -11,11 +11,18 @@ from pathlib import Path
 
 def replace_file(path: Path, text: str) -> None:
     """Writes `text` (UTF-8) in the place of `path` in one step, and waits until the disk has it."""
+    with new_file(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A file's name to write to, which takes the place of `path`, whole and on the disk, when all went well, and is
+    gone otherwise."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
-        with draft.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
+        yield draft
+        with draft.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(draft, path)
     except BaseException:

@@ -9,14 +9,13 @@ A shard that a kill cut short has a draft's name and is never read.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from runoff.contracts import InputError, MissingExtraError
-from runoff.data.atomic import replace_file, sync_folder
+from runoff.data.atomic import new_file, replace_file
 from runoff.data.disk import disk_remedy
 
 if TYPE_CHECKING:
@@ -135,18 +134,8 @@ class Shards:
         import pyarrow.parquet as parquet
 
         path = self.path(number)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-        with _disk(path):
-            try:
-                table = pa.table(dict(columns), schema=schema)
-                parquet.write_table(table, draft, compression="zstd")
-                with draft.open("rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(draft, path)
-            except BaseException:
-                draft.unlink(missing_ok=True)
-                raise
-            sync_folder(path.parent)
+        with _disk(path), new_file(path) as draft:
+            parquet.write_table(pa.table(dict(columns), schema=schema), draft, compression="zstd")
 
     def batches(
         self, columns: Sequence[str] | None = None, rows: int = 8192, files: Sequence[Path] | None = None

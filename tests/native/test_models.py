@@ -223,6 +223,8 @@ def test_ctrl_c_stops_a_forward_and_the_engine_goes_on() -> None:
         sys.path[:0] = [{str(SOURCES)!r}, {str(SOURCES.parent / "tests")!r}, {str(Path(__file__).parent)!r}]
         import conftest
         from test_models import batch_of, engine_of, model_of, modernbert
+        # A shell that starts the tests in the background has them ignore the signal, and Python leaves that as it is.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         engine = engine_of(model_of(modernbert(4, 64, 8), "cls"))
         short, long = batch_of((5, 9)), batch_of((6000,) * 40)
         wanted = engine.forward(short)

@@ -52,6 +52,7 @@ Quantised quantised(const Kernels& k, Kind kind, const Input& x) {
 
 // For `padded` outputs, as many columns of `out` (of "glu": half as many).
 Epilogue epilogue_of(const std::string& form, int activation, int padded, float* out) {
+  if (form == "glu" && padded / kPanel % 2) throw std::invalid_argument("glu needs a gate for every panel of values");
   Epilogue e;
   e.form = form == "add"   ? Epilogue::Form::add
            : form == "act" ? Epilogue::Form::act

@@ -318,12 +318,14 @@ def test_huge_scores_do_not_overflow(isa: str) -> None:
 @pytest.mark.parametrize("kind", ["f32", "i16", "i8"])
 def test_stages_can_be_timed(isa: str, kind: str) -> None:
     """benchmarks/roofline.py: no time is judged here, only that there is one and that misfits are refused."""
-    matrix = native.Matrix.pack(kind, draw(48, 40, seed=1))
+    matrix = native.Matrix.pack(kind, draw(64, 40, seed=1))
     quantising, product = native.time_multiply(isa, matrix, draw(7, 40), "glu", 1, 2)
     assert 0 <= quantising < 1
     assert 0 < product < 1
     assert 0 < native.time_attend(isa, 30, 8, 32, 2) < 1
     with pytest.raises(ValueError, match="does not fit"):
         native.time_multiply(isa, matrix, draw(7, 39), "store", 0, 1)
+    with pytest.raises(ValueError, match="a gate for every panel"):
+        native.time_multiply(isa, native.Matrix.pack(kind, draw(48, 40)), draw(7, 40), "glu", 1, 1)
     with pytest.raises(ValueError, match="sizes"):
         native.time_attend(isa, 30, 8, 31, 2)

@@ -375,9 +375,9 @@ void linear(const Linear& w, const Rows& a, int rows, const Epilogue& e) {
 // As if the compiler could not know what a register holds: else it would multiply once and add that again and again.
 template <class V>
 RUNOFF_INLINE void forget(V& v) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(RUNOFF_EMULATE)  // emulated vectors fit no register
   __asm__ volatile("" : "+x"(v));
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(RUNOFF_EMULATE)
   __asm__ volatile("" : "+w"(v));
 #else
   __asm__ volatile("" : "+m"(v));

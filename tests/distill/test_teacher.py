@@ -98,6 +98,14 @@ def test_with_more_candidates_only_the_new_ones_are_scored(tmp_path: Path) -> No
     assert scores(tmp_path / "out") == wanted(many(45))
 
 
+def test_a_shard_that_was_deleted_is_scored_anew_and_no_other_is_written_over(tmp_path: Path) -> None:
+    folder, out = candidates(tmp_path / "cand", many(57)), tmp_path / "out"
+    teach(folder, Lengths(), out, shard_pairs=10)
+    Shards(out, "scores").files()[1].unlink()
+    assert teach(folder, Lengths(), out, shard_pairs=10).scored == 10
+    assert scores(out) == wanted(many(57))
+
+
 def test_known_keys_are_found_among_any_number() -> None:
     keys = [pair_key("q", str(number)) for number in range(2000)]
     known = KnownKeys()

@@ -24,6 +24,7 @@ Floats = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
 
 SEED = 12
+"""Of the Ettin recipe, for everything that is drawn."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,12 @@ class Shards:
 
     def files(self) -> list[Path]:
         """The whole shards, in order."""
-        return sorted(self.folder.glob("part-*.parquet"))
+        return sorted(self.folder.glob("part-*.parquet"), key=lambda path: (len(path.name), path.name))
+
+    def next_number(self) -> int:
+        """The number behind the last shard's, also where one between was deleted."""
+        files = self.files()
+        return int(files[-1].stem.removeprefix("part-")) + 1 if files else 0
 
     def write(self, number: int, columns: Mapping[str, Any], schema: pa.Schema) -> None:
         """Shard `number` in one step; the disk has it when this returns."""

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple, get_args
 
 from runoff.contracts import Document, InputError, Query
+from runoff.data.sampling import SEED
 
 Drawing = Literal["titles", "headings", "sentences"]
 Generator = Callable[[Document], Iterable[str]]
 """A document -> queries that it answers: the hook for a language model of your own."""
 
-SEED = 12  # of the Ettin recipe, for everything that is drawn
 WORDS = (3, 40)
 """A query has at least and at most so many words: shorter ones name a thing, longer ones are passages."""
 

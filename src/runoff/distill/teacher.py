@@ -156,7 +156,7 @@ def teach(
         raise InputError(f"expected 1 pair or more in a shard, got {shard_pairs}")
     scores.begin({"teacher": teacher.name, **(about or {})})
     known = KnownKeys.of(scores)
-    number = len(scores.files())
+    number = scores.next_number()
     pairs = scored = 0
     for block in _blocks(source, shard_pairs, known, advance):
         pairs += block.seen

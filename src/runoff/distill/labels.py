@@ -14,7 +14,7 @@ from runoff.contracts import FloatArray, InputError
 from runoff.data.shards import Place, Shards
 from runoff.distill import candidates as candidate_shards
 from runoff.distill import teacher as score_shards
-from runoff.distill.teacher import pair_key
+from runoff.distill.teacher import Moments, as_keys, located, pair_key
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -112,9 +112,9 @@ def label(
             "candidates": source.checked()["identity"],
         }
     )
-    total = _Unit()
+    total = Moments()
     for number, file in enumerate(source.files()):
-        total.add(*_label_shard(source, file, parts, (tables, bests, units), made, number, advance))
+        total.add(_label_shard(source, file, parts, (tables, bests, units), made, number, advance))
     made.finish({"counts": {"pairs": total.count}, "mean": total.mean, "deviation": total.deviation})
     return LabelReport(
         total.count, total.mean, total.deviation, {name: unit.sides for name, unit in units.items()}
@@ -133,18 +133,17 @@ class ScoreTable:
             values.append(batch.column("score").to_numpy(zero_copy_only=False))
         if not keys:
             raise InputError(f"{self.folder} has no scores ({manifest['counts']})")
-        array = np.array(keys, dtype=f"S{score_shards.KEY_BYTES}")
+        array = as_keys(keys)
         order = np.argsort(array)
         self._keys, self._scores = array[order], np.concatenate(values)[order]
 
     def of(self, keys: Sequence[bytes], first: Place) -> FloatArray:
         """The scores of these keys, [N]; `InputError` names the first pair that has none."""
-        asked = np.array(keys, dtype=self._keys.dtype)
-        places = np.minimum(np.searchsorted(self._keys, asked), len(self._keys) - 1)
-        if (missing := np.flatnonzero(self._keys[places] != asked)).size:
+        places, is_there = located(self._keys, as_keys(keys))
+        if (missing := np.flatnonzero(~is_there)).size:
             place = Place(first.file, first.row + int(missing[0]))
             raise InputError(
-                f"{self.folder} has no score for {place} and {len(missing) - 1} more of {len(asked)} pairs. Run "
+                f"{self.folder} has no score for {place} and {len(missing) - 1} more of {len(keys)} pairs. Run "
                 "runoff teach over these candidates again: it scores what is missing"
             )
         found: FloatArray = self._scores[places]
@@ -155,42 +154,32 @@ class _Unit:
     """Mean and deviation of a part, and its means over judged answers and over the rest."""
 
     def __init__(self) -> None:
-        self._counts, self._sums, self._squares = np.zeros(2), np.zeros(2), 0.0
+        self.all, self.judged, self.rest = Moments(), Moments(), Moments()
 
     def add(self, values: Floats, judged: npt.NDArray[np.bool_]) -> None:
-        for side, part in enumerate((values[~judged], values[judged])):
-            self._counts[side] += len(part)
-            self._sums[side] += part.sum()
-        self._squares += float((values**2).sum())
-
-    @property
-    def count(self) -> int:
-        return int(self._counts.sum())
-
-    @property
-    def mean(self) -> float:
-        return float(self._sums.sum() / max(self.count, 1))
-
-    @property
-    def deviation(self) -> float:
-        return float(np.sqrt(max(self._squares / max(self.count, 1) - self.mean**2, 0.0)))
+        for moments, part in (
+            (self.all, values),
+            (self.judged, values[judged]),
+            (self.rest, values[~judged]),
+        ):
+            moments.add(part)
 
     @property
     def sides(self) -> tuple[float, float]:
         """(mean of judged answers, mean of the rest); not a number where there are none."""
-        with np.errstate(invalid="ignore"):
-            rest, judged = (self._sums / self._counts).tolist()
+        judged, rest = (side.mean if side.count else float("nan") for side in (self.judged, self.rest))
         return judged, rest
 
     def standardised(self, values: Floats) -> Floats:
-        return (values - self.mean) / self.deviation
+        return (values - self.all.mean) / self.all.deviation
 
     def check(self, name: str, weight: float) -> None:
         """Refuses a part that says nothing, or the opposite of the judgements."""
-        if self.count > 1 and not self.deviation > 1e-9 * max(abs(self.mean), 1e-30):
-            raise InputError(f"{name}: all candidates have the same score ({self.mean:g}); leave it out")
+        whole = self.all
+        if whole.count > 1 and not whole.deviation > 1e-9 * max(abs(whole.mean), 1e-30):
+            raise InputError(f"{name}: all candidates have the same score ({whole.mean:g}); leave it out")
         judged, rest = self.sides
-        if self._counts[1] >= FEWEST_POSITIVES and (judged - rest) * weight < 0:
+        if self.judged.count >= FEWEST_POSITIVES and (judged - rest) * weight < 0:
             raise InputError(
                 f"{name} gives judged answers {judged:.4g} on average and the other candidates {rest:.4g}: with the "
                 f"weight {weight:g} they would be taught as the worse ones. Is it a distance? Give it a weight of "
@@ -249,11 +238,11 @@ def _label_shard(
     made: Shards,
     number: int,
     advance: Callable[[int], object],
-) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Writes one shard's rows; its labels, and which are judged answers."""
+) -> Floats:
+    """Writes one shard's rows and returns its labels."""
     tables, bests, units = tools
     columns: dict[str, list[Any]] = {name: [] for name in KEPT}
-    labels, judged = [], []
+    labels = []
     for first, batch in source.batches([*KEPT, *parts.columns], files=[file]):
         values, positive = _values(first, batch, tables, bests), is_positive(batch)
         if parts.are_raw:
@@ -265,10 +254,9 @@ def _label_shard(
                 np.zeros(len(positive)),
             )
         labels.append(total + parts.positive_bonus * positive)
-        judged.append(positive)
         for name, column in columns.items():
             column += batch.column(name).to_pylist()
         advance(len(positive))
     whole = np.concatenate(labels) if labels else np.zeros(0)
     made.write(number, {**columns, "label": whole.astype(np.float32)}, schema())
-    return whole, np.concatenate(judged) if judged else np.zeros(0, bool)
+    return whole

@@ -189,16 +189,33 @@ def teach(
 
 def spread(scores: Shards) -> tuple[float, float]:
     """Mean and standard deviation of all scores of a folder."""
-    count, mean, squares = 0, 0.0, 0.0
+    all_scores = Moments()
     for _, batch in scores.batches(["score"]):
-        part = batch.column("score").to_numpy(zero_copy_only=False).astype(np.float64)
-        total = count + len(part)
-        difference = float(part.mean()) - mean
-        # Chan, Golub and LeVeque's update: exact for shards of any sizes, also where the mean is far from 0.
-        squares += float(((part - part.mean()) ** 2).sum()) + difference**2 * count * len(part) / total
-        mean += difference * len(part) / total
-        count = total
-    return mean, float(np.sqrt(squares / count)) if count else 0.0
+        all_scores.add(batch.column("score").to_numpy(zero_copy_only=False))
+    return all_scores.mean, all_scores.deviation
+
+
+class Moments:
+    """Count, mean and standard deviation of numbers that come in parts."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self._squares = 0, 0.0, 0.0
+
+    def add(self, values: npt.NDArray[np.floating]) -> None:
+        """Chan, Golub and LeVeque's update: exact for parts of any sizes, also where the mean is far from 0."""
+        if not len(values):
+            return
+        part = values.astype(np.float64)
+        total = self.count + len(part)
+        difference = float(part.mean()) - self.mean
+        self._squares += float(((part - part.mean()) ** 2).sum())
+        self._squares += difference**2 * self.count * len(part) / total
+        self.mean += difference * len(part) / total
+        self.count = total
+
+    @property
+    def deviation(self) -> float:
+        return float(np.sqrt(self._squares / self.count)) if self.count else 0.0
 
 
 class KnownKeys:
@@ -223,23 +240,29 @@ class KnownKeys:
         """Keys that are not there yet. Arrays of like sizes are merged, so that there are never many."""
         if not keys:
             return
-        self._sorted.append(np.sort(_as_keys(keys)))
+        self._sorted.append(np.sort(as_keys(keys)))
         while len(self._sorted) > 1 and len(self._sorted[-2]) <= 2 * len(self._sorted[-1]):
             last = self._sorted.pop()
             self._sorted[-1] = np.sort(np.concatenate([self._sorted[-1], last]))
 
     def has(self, keys: Sequence[bytes]) -> npt.NDArray[np.bool_]:
         """Which of the keys are known, [N]."""
-        asked = _as_keys(keys)
+        asked = as_keys(keys)
         found = np.zeros(len(asked), bool)
         for known in self._sorted:
-            places = np.minimum(np.searchsorted(known, asked), len(known) - 1)
-            found |= known[places] == asked
+            found |= located(known, asked)[1]
         return found
 
 
-def _as_keys(keys: Sequence[bytes]) -> Keys:
+def as_keys(keys: Sequence[bytes]) -> Keys:
+    """Keys [N] as an array that sorts and compares."""
     return np.array(keys, dtype=f"S{KEY_BYTES}")
+
+
+def located(known: Keys, asked: Keys) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """(the place of each asked key among the sorted known ones, whether it is there), both [N]."""
+    places = np.minimum(np.searchsorted(known, asked), len(known) - 1)
+    return places, known[places] == asked
 
 
 # --- blocks ------------------------------------------------------------------------------------------

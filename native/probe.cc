@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "matrix.h"
+#include "operands.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -31,23 +32,8 @@ Output made(int rows, int columns, std::vector<float> values) {
   return Output(kept->data(), {static_cast<std::size_t>(rows), static_cast<std::size_t>(columns)}, owner);
 }
 
-struct Quantised {
-  std::vector<std::uint8_t> data;
-  std::vector<RowUnit> units;
-  Rows rows;
-};
-
 Quantised quantised(const Kernels& k, Kind kind, const Input& x) {
-  const int rows = static_cast<int>(x.shape(0)), columns = static_cast<int>(x.shape(1));
-  const std::size_t bytes = row_bytes(kind, k.byte_form, columns);
-  Quantised q;
-  q.data.resize(bytes * rows);
-  q.units.resize(rows);
-  k.quantise(kind, x.data(), columns, rows, columns, q.data.data(), static_cast<std::ptrdiff_t>(bytes), q.units.data());
-  q.rows.data = q.data.data();
-  q.rows.stride = static_cast<std::ptrdiff_t>(bytes);
-  q.rows.units = q.units.data();
-  return q;
+  return runoff::quantised(k, kind, x.data(), static_cast<int>(x.shape(0)), static_cast<int>(x.shape(1)));
 }
 
 // For `padded` outputs, as many columns of `out` (of "glu": half as many).
@@ -194,18 +180,10 @@ Output attend(const std::string& isa, const Input& query, const Input& key, cons
   if (size % kPanel || first % kQueries || last > length || first >= last) throw std::invalid_argument("sizes");
   std::vector<float> scratch(attention_scratch(length, window, last - first, size));
   std::vector<float> out(static_cast<std::size_t>(length) * size, 0.0f);
-  Attention a;
-  a.query = query.data();
-  a.key = key.data();
-  a.value = value.data();
-  a.stride = a.out_stride = size;
-  a.out = out.data();
-  a.length = length;
+  Attention a =
+      attention_of(query.data(), key.data(), value.data(), out.data(), scratch.data(), length, window, size);
   a.first = first;
   a.last = last;
-  a.window = window;
-  a.head_size = size;
-  a.scratch = scratch.data();
   const Kernels& k = checked_kernels(isa);
   (is_single ? k.attend_one : k.attend)(a);
   return made(length, size, std::move(out));
@@ -215,16 +193,8 @@ double time_attend(const std::string& isa, int length, int window, int size, int
   if (size % kPanel || length < 1) throw std::invalid_argument("sizes");
   const std::size_t count = static_cast<std::size_t>(length) * size;
   std::vector<float> qkv(3 * count, 0.01f), out(count), scratch(attention_scratch(length, window, length, size));
-  Attention a;
-  a.query = qkv.data();
-  a.key = qkv.data() + count;
-  a.value = qkv.data() + 2 * count;
-  a.stride = a.out_stride = size;
-  a.out = out.data();
-  a.length = a.last = length;
-  a.window = window;
-  a.head_size = size;
-  a.scratch = scratch.data();
+  const Attention a = attention_of(qkv.data(), qkv.data() + count, qkv.data() + 2 * count, out.data(), scratch.data(),
+                                   length, window, size);
   const Kernels& k = checked_kernels(isa);
   return fastest(repetitions, [&] { k.attend(a); });
 }

@@ -14,6 +14,7 @@
 #include "cpu.h"
 #include "kernels.h"
 #include "matrix.h"
+#include "operands.h"
 #include "packing.h"
 #include "small_model.h"
 
@@ -69,27 +70,9 @@ constexpr Activation kActivations[] = {Activation::identity, Activation::gelu, A
 
 // --- products ---------------------------------------------------------------------------------------
 
-struct Quantised {
-  std::vector<char> data;
-  std::vector<RowUnit> units;
-  Rows rows;
-};
-
-Quantised quantised(const Kernels& k, Kind kind, const Floats& x, int rows, int columns) {
-  Quantised q;
-  const std::size_t bytes = row_bytes(kind, k.byte_form, columns);
-  q.data.resize(bytes * rows);
-  q.units.resize(rows);
-  k.quantise(kind, x.data(), columns, rows, columns, q.data.data(), static_cast<std::ptrdiff_t>(bytes), q.units.data());
-  q.rows.data = q.data.data();
-  q.rows.stride = static_cast<std::ptrdiff_t>(bytes);
-  q.rows.units = q.units.data();
-  return q;
-}
-
 // Number (row, i) of quantised rows, as an integer (or as it is, of f32).
 double at(const Kernels& k, Kind kind, const Quantised& q, int row, int i) {
-  const char* from = q.data.data() + row * q.rows.stride;
+  const char* from = reinterpret_cast<const char*>(q.data.data()) + row * q.rows.stride;
   if (kind == Kind::f32) {
     float value;
     std::memcpy(&value, from + 4 * i, 4);
@@ -154,7 +137,7 @@ void check_products(const Kernels& k, Kind kind) {
       for (const int rows : {1, 5, 6, 7, 13, 97}) {
         if (rows == 97 && inputs * outputs > 64 * 257) continue;  // as much again, and under an emulator minutes
         const Floats x = draw(static_cast<std::size_t>(rows) * inputs, 3);
-        const Quantised q = quantised(k, kind, x, rows, inputs);
+        const Quantised q = quantised(k, kind, x.data(), rows, inputs);
         if (kind != Kind::f32 && outputs == 1) check_rounding(k, kind, x, q, rows, inputs);
         Floats out(static_cast<std::size_t>(rows) * padded);
         Epilogue e;
@@ -188,7 +171,7 @@ void check_epilogues(const Kernels& k) {
   constexpr int rows = 13, inputs = 20, half = 16, outputs = 3 * 2 * half;
   const Floats weights = draw(outputs * inputs, 4), x = draw(rows * inputs, 5);
   const auto matrix = Matrix::packed(Kind::f32, weights.data(), outputs, inputs, nullptr, 0);
-  const Quantised q = quantised(k, Kind::f32, x, rows, inputs);
+  const Quantised q = quantised(k, Kind::f32, x.data(), rows, inputs);
   Doubles exact(rows * outputs);
   for (int r = 0; r < rows; ++r) {
     for (int n = 0; n < outputs; ++n) {
@@ -300,16 +283,8 @@ void check_attention(const Kernels& k) {
         const std::size_t count = static_cast<std::size_t>(length) * size;
         const Floats query = draw(count, 11), key = draw(count, 12), value = draw(count, 13);
         Floats out(count), one(size), scratch(attention_scratch(length, window, length, size));
-        Attention a;
-        a.query = query.data();
-        a.key = key.data();
-        a.value = value.data();
-        a.stride = a.out_stride = size;
-        a.out = out.data();
-        a.length = a.last = length;
-        a.window = window;
-        a.head_size = size;
-        a.scratch = scratch.data();
+        Attention a =
+            attention_of(query.data(), key.data(), value.data(), out.data(), scratch.data(), length, window, size);
         k.attend(a);
         a.out = one.data();
         a.first = length / 2;

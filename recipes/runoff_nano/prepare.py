@@ -1,67 +1,97 @@
-"""Question-passage pairs -> candidates with what the teacher is made of."""
+"""Question-passage pairs -> documents, queries and judgements, as `runoff index` and `runoff collect` read them.
 
+Two kinds of queries: the questions of the pairs, and long ones, as searchers of abstracts write them. A long one is a
+stretch of sentences cut out of a passage (an inverse cloze task, Lee et al., arXiv 1906.00300); what is left of the
+passage is its answer.
+"""
+
+import argparse
 import gzip
 import hashlib
 import json
-import os
 import random
-from collections import defaultdict
+import re
+from collections import Counter
 from pathlib import Path
 
-import bm25s
-import numpy as np
-import torch
-from torch.nn import functional
-
-from files import write_atomically
-from first_stage import bm25_index, bm25_search
-from start import SEED, autocast, padded, pair_tokenizer, start_model_folder
-
-PASSAGE_WORDS = (60, 60, 90, 90, 140, 200)  # drawn per passage: cheap on average, yet some pairs are long
-QUERY_WORDS = 80
-# Sources with many near-alike or synthetic queries are capped, so that short real questions keep their share.
-SOURCE_CAPS = {
-    "squad1_sent_nqg": 9000,
-    "medquad": 3500,
-    "msdocs_titles": 3000,
-    "squadshifts_amazon": 3000,
-    "squadshifts_reddit": 3000,
-    "squadshifts_new_wiki": 5000,
-    "msdocs_faq": 2500,
-}
-# Candidates of a query: its positive, then this many from each place (BM25 ranks of its own source, nearest by
-# cosine in its own source, BM25 over all sources, chance).
-BM25_TOP, BM25_NEXT, COSINE_NEAR, ACROSS, CHANCE = 2, 1, 2, 1, 1
-CANDIDATES = 1 + BM25_TOP + BM25_NEXT + COSINE_NEAR + ACROSS + CHANCE
+SEED = 12
+PASSAGE_WORDS = (60, 90, 120, 160, 200)  # drawn for each passage: cheap on average, yet some pairs are long
+QUERY_WORDS = 90
+SOURCE_CAP = 900  # questions of one source: 25 sources of 104 to 21,173 pairs, and none may rule
+LONG_QUERY_WORDS = (18, 30, 45, 70)  # drawn for each long query
+LONG_SHARE = 0.3  # of all queries
+SHORTEST_LEFT = 40  # words that must be left of a passage behind a long query
+SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])")
 
 
-def read_pairs(data: Path) -> list[dict]:
-    """Capped rows {source, query, positive}, each query once over all sources; small sources come first."""
+def prepare(data: Path, out: Path, wikipedia: Path | None) -> None:
+    sources = read_sources(data)
+    if wikipedia is not None:
+        leads = [json.loads(line)["text"] for line in wikipedia.read_text("utf-8").splitlines()]
+        sources["wikipedia_leads"] = [{"query": "", "positive": lead} for lead in leads]
+    documents, queries, judgements, counts = {}, [], [], {}
+    seen = set()
+    for name in sorted(sources, key=lambda name: (len(sources[name]), name)):
+        rows = sources[name]
+        random.Random(SEED).shuffle(rows)
+        kept = Counter()
+        for row in rows:
+            text = cut(row["positive"], passage_words(row["positive"]))
+            key = "".join(c for c in row["query"].casefold() if c.isalnum())
+            if key and key not in seen and kept["questions"] < SOURCE_CAP:
+                seen.add(key)
+                kept["questions"] += 1
+                ask(name, cut(row["query"], QUERY_WORDS), text, documents, queries, judgements)
+            elif (parts := long_query(text)) and kept["long"] < SOURCE_CAP * LONG_SHARE / (1 - LONG_SHARE):
+                kept["long"] += 1
+                ask(name, *parts, documents, queries, judgements)
+            else:
+                documents[document_id(text)] = text
+                kept["documents alone"] += 1
+        counts[name] = {"pairs": len(rows), **kept}
+    write(out, documents, queries, judgements)
+    files = {file.name: digest(file) for file in sorted(data.glob("*.jsonl.gz"))}
+    about = {"seed": SEED, "documents": len(documents), "queries": len(queries), "sources": counts, "sha256": files}
+    (out / "sources.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+    print(f"{len(queries)} queries, {len(documents)} documents in {out}")
+
+
+def read_sources(data: Path) -> dict[str, list[dict]]:
     files = sorted(data.glob("*.jsonl.gz"))
     if not files:
         raise SystemExit(f"--data {data}: expected gzip JSON-lines files *.jsonl.gz, found none")
-    per_source = {}
+    found = {}
     for file in files:
         with gzip.open(file, "rt", encoding="utf-8") as lines:
-            per_source[file.name.removesuffix(".jsonl.gz")] = [json.loads(line) for line in lines]
-    rows, seen = [], set()
-    for source in sorted(per_source, key=lambda name: (len(per_source[name]), name)):
-        candidates = per_source[source]
-        random.Random(SEED).shuffle(candidates)
-        kept = 0
-        for row in candidates:
-            key = "".join(c for c in row["query"].casefold() if c.isalnum())
-            if key and key not in seen and kept < SOURCE_CAPS.get(source, len(candidates)):
-                seen.add(key)
-                kept += 1
-                rows.append(
-                    {
-                        "source": source,
-                        "query": cut(row["query"], QUERY_WORDS),
-                        "positive": cut(row["positive"], passage_words(row["positive"])),
-                    }
-                )
-    return rows
+            found[file.name.removesuffix(".jsonl.gz")] = [json.loads(line) for line in lines]
+    return found
+
+
+def ask(source: str, query: str, answer: str, documents: dict, queries: list, judgements: list) -> None:
+    """Adds a query with its answer."""
+    number = document_id(answer)
+    documents[number] = answer
+    id = f"{source}-{len(queries)}"
+    queries.append({"id": id, "text": query})
+    judgements.append((id, number))
+
+
+def long_query(passage: str) -> tuple[str, str] | None:
+    """(sentences of the passage, what is left of it), or None for a passage that is too short."""
+    rng = random.Random(f"{SEED} {passage}")
+    wanted = rng.choice(LONG_QUERY_WORDS)
+    sentences = SENTENCE.split(passage)
+    start = rng.randrange(len(sentences))
+    taken, words = [], 0
+    for sentence in sentences[start:]:
+        if words >= wanted:
+            break
+        taken.append(sentence)
+        words += len(sentence.split())
+    left = [*sentences[:start], *sentences[start + len(taken) :]]
+    if words > 2 * wanted or words < 8 or sum(len(sentence.split()) for sentence in left) < SHORTEST_LEFT:
+        return None
+    return " ".join(taken), " ".join(left)
 
 
 def passage_words(passage: str) -> int:
@@ -73,105 +103,29 @@ def cut(text: str, words: int) -> str:
     return " ".join(text.split()[:words])
 
 
-def embed(texts: list[str], batch_tokens: int = 8192) -> np.ndarray:
-    """Unit vectors [texts, 384] of all-MiniLM-L6-v2, texts cut at 256 tokens."""
-    from transformers import AutoModel
-
-    folder = start_model_folder()
-    model = AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
-    tokenizer = pair_tokenizer(folder, 256)
-    encoded = tokenizer.encode_batch(texts)
-    order = sorted(range(len(texts)), key=lambda i: -len(encoded[i].ids))
-    vectors = np.empty((len(texts), model.config.hidden_size), np.float32)
-    start = 0
-    while start < len(order):
-        rows = order[start : start + max(1, batch_tokens // len(encoded[order[start]].ids))]
-        features = padded([encoded[i] for i in rows])
-        with torch.inference_mode(), autocast():
-            hidden = model(**features).last_hidden_state
-        mask = features["attention_mask"].unsqueeze(-1)
-        mean = (hidden.float() * mask).sum(1) / mask.sum(1)
-        vectors[rows] = functional.normalize(mean, dim=1).numpy()
-        start += len(rows)
-        if start // 4000 != (start - len(rows)) // 4000:
-            print(f"embedded {start} of {len(order)}", flush=True)
-    return vectors
+def document_id(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def draw_candidates(
-    rows: list[dict], passages: list[str], vectors, query_vectors
-) -> tuple[np.ndarray, np.ndarray]:
-    """(passage numbers [rows, CANDIDATES], BM25 share [rows, CANDIDATES]); column 0 is the positive.
-
-    The BM25 share is the score divided by the best score that any passage gets for that query.
-    """
-    number = {passage: i for i, passage in enumerate(passages)}
-    chosen = np.empty((len(rows), CANDIDATES), np.int32)
-    share = np.zeros((len(rows), CANDIDATES), np.float32)
-    everything, stemmer = bm25_index(passages)
-    by_source = defaultdict(list)
-    for i, row in enumerate(rows):
-        by_source[row["source"]].append(i)
-    for source, members in by_source.items():
-        own = sorted({number[rows[i]["positive"]] for i in members})
-        queries = [rows[i]["query"] for i in members]
-        near, _ = bm25_search(*bm25_index([passages[p] for p in own]), queries, 40)
-        across, _ = bm25_search(everything, stemmer, queries, 10)
-        cosine = query_vectors[members] @ vectors[own].T
-        for at, i in enumerate(members):
-            rng = np.random.default_rng([SEED, i])
-            positive = number[rows[i]["positive"]]
-            lists = (
-                [own[p] for p in near[at][:8]],
-                [own[p] for p in near[at][8:]],
-                [own[p] for p in np.argsort(-cosine[at])[:20]],
-                list(across[at]),
-                own,
-            )
-            chosen[i] = one_draw(rng, positive, lists, len(passages))
-        print(f"drew candidates for {source}: {len(members)} queries, {len(own)} passages", flush=True)
-    for i, row in enumerate(rows):
-        tokens = bm25s.tokenize(
-            [row["query"]], stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False
-        )
-        scores = everything.get_scores(tokens[0])
-        share[i] = scores[chosen[i]] / max(float(scores.max()), 1e-6)
-    return chosen, share
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def one_draw(rng, positive: int, lists: tuple, total: int) -> list[int]:
-    """The positive, then a set number from each list without repeats, filled up by chance from all passages."""
-    picked = [positive]
-    for ranked, wanted in zip(lists, (BM25_TOP, BM25_NEXT, COSINE_NEAR, ACROSS, CHANCE), strict=True):
-        fresh = [int(p) for p in rng.permutation(np.array(ranked, np.int64)) if p not in picked]
-        picked += fresh[:wanted]
-    while len(picked) < CANDIDATES:
-        p = int(rng.integers(total))
-        if p not in picked:
-            picked.append(p)
-    return picked
+def write(out: Path, documents: dict, queries: list, judgements: list) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "documents.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"id": id, "text": text}) + "\n" for id, text in documents.items())
+    with open(out / "queries.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(query) + "\n" for query in queries)
+    with open(out / "qrels.tsv", "w", encoding="utf-8") as file:
+        file.write("query-id\tcorpus-id\tscore\n")
+        file.writelines(f"{query}\t{document}\t1\n" for query, document in judgements)
 
 
-def prepare(args) -> None:
-    rows = read_pairs(args.data)
-    random.Random(SEED).shuffle(rows)
-    rows = rows[: args.queries]
-    passages = sorted({row["positive"] for row in rows})
-    print(f"{len(rows)} queries, {len(passages)} passages", flush=True)
-    vectors, query_vectors = embed(passages), embed([row["query"] for row in rows])
-    chosen, share = draw_candidates(rows, passages, vectors, query_vectors)
-    cosine = np.einsum("qd,qcd->qc", query_vectors, vectors[chosen])
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        args.out / "texts.json",
-        json.dumps(
-            {
-                "sources": [r["source"] for r in rows],
-                "queries": [r["query"] for r in rows],
-                "passages": passages,
-            }
-        ).encode(),
-    )
-    with open(args.out / "candidates.partial", "wb") as file:
-        np.savez(file, chosen=chosen, cosine=cosine, share=share)
-    os.replace(args.out / "candidates.partial", args.out / "candidates.npz")
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of *.jsonl.gz with rows {query, positive}")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--wikipedia", type=Path, help="wikipedia.jsonl of recipes/demo_collection.py")
+    options = parser.parse_args()
+    prepare(options.data, options.out, options.wikipedia)

@@ -1,0 +1,400 @@
+"""`runoff train`: labelled rows -> a reranker."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runoff.cli.info import print_facts
+from runoff.cli.options import Commands, new_command, positive, progress_bar
+from runoff.cli.terminal import open_terminal, print_json
+
+if TYPE_CHECKING:
+    from runoff.distill.recipe import Recipe
+    from runoff.distill.rows import LabelledRows, Split
+    from runoff.distill.train import TrainReport, Watching
+    from runoff.distill.trainer import Machine
+
+SWEEP_SUBSET = 0.15
+"""The share of the data on which the published recipe's rates were swept."""
+
+EXAMPLES = """\
+  runoff train build/rows build/run --backbone ~/models/all-MiniLM-L6-v2 --dry-run     will it fit, how long will it take
+  runoff train build/rows build/run --backbone ~/models/all-MiniLM-L6-v2               the laptop recipe
+  runoff train build/rows build/sweep --sweep 1e-4 2e-4 4e-4                           which learning rate
+  runoff train mixed run-17m --recipe ettin-17m --evaluate nanobeir                    as published
+  torchrun --nproc-per-node 8 -m runoff train mixed run-150m --recipe ettin-150m --evaluate nanobeir
+"""
+
+
+def add_to(commands: Commands) -> None:
+    parser = new_command(
+        commands,
+        "train",
+        run,
+        summary="distil, step 4: train a reranker on labelled rows",
+        description="Trains on ROWS (made by `runoff label`, `sample` or `mix`) and writes RUN: the chosen model, the\n"
+        "log, curves, checkpoints. Stopped midway, by whatever, the same command goes on from the last checkpoint with\n"
+        "the losses of a run that was never stopped. Under torchrun every process takes its share of the batch, so\n"
+        "the same command does the same on any number of machines.",
+        examples=EXAMPLES,
+    )
+    parser.add_argument("rows", metavar="ROWS", type=Path, help="labelled rows")
+    parser.add_argument("out", metavar="RUN", type=Path, help="the folder to write")
+    add_recipe_options(parser)
+    add_watching_options(parser)
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    machine.add_argument("--threads", metavar="COUNT", type=positive, help="of the CPU (default: all cores)")
+    machine.add_argument(
+        "--piece-tokens",
+        metavar="N",
+        type=positive,
+        default=0,
+        help="tokens that go through the model at once, which bounds memory and changes no result (default: 1024 on a "
+        "CPU; 65536 on a GPU, halved where they do not fit)",
+    )
+    machine.add_argument("--workers", metavar="N", type=int, help="processes that tokenise (default: 0; 4 for a GPU)")
+    instead = parser.add_argument_group("instead of training")
+    instead.add_argument(
+        "--dry-run", action="store_true", help="check the rows, a few steps, memory and disk, and say how long it will take"
+    )
+    instead.add_argument(
+        "--sweep",
+        metavar="RATE",
+        nargs="+",
+        type=float,
+        help="train each learning rate on --subset of the queries (default: 0.15) and compare",
+    )
+
+
+def add_recipe_options(parser: Any) -> None:
+    """What decides what is learned; `runoff distil` has the same."""
+    from runoff.distill.recipe import LOSSES, RECIPES
+
+    group = parser.add_argument_group("recipe (whatever is not given is the recipe's)")
+    group.add_argument("--recipe", choices=tuple(RECIPES), default="laptop", help="default: %(default)s")
+    group.add_argument("--backbone", metavar="NAME", help="encoder to start from: a folder or a hub id, BERT or ModernBERT")
+    group.add_argument(
+        "--loss",
+        metavar="NAME[=WEIGHT]",
+        action="append",
+        help=f"{', '.join(LOSSES)}; several are added",
+    )
+    group.add_argument("--group", metavar="N", type=positive, help="documents of a query that a loss compares")
+    group.add_argument("--learning-rate", metavar="RATE", type=float, help="peak rate")
+    group.add_argument("--head-rate", metavar="FACTOR", type=float, help="the fresh head's rate, as a multiple")
+    group.add_argument("--batch", metavar="PAIRS", type=positive, dest="global_batch", help="of a step, over all processes")
+    group.add_argument("--epochs", metavar="N", type=float, help="passes over the rows; 0.5 is half of one")
+    group.add_argument("--pooling", choices=("cls", "mean"), help="which token vectors the head reads")
+    group.add_argument("--max-length", metavar="TOKENS", type=positive, help="of a pair in training")
+    group.add_argument("--warmup", metavar="SHARE", type=float, help="of the steps")
+    group.add_argument("--dropout", metavar="SHARE", type=float, help="in the encoder")
+    group.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="of the arithmetic; weights are fp32")
+    group.add_argument("--every", metavar="SHARE", type=float, help="evaluate and save after this share of the steps")
+    group.add_argument("--keep", metavar="N", type=positive, help="checkpoints that stay")
+    group.add_argument("--subset", metavar="SHARE", type=float, help="of the queries to train on")
+    group.add_argument("--train-embeddings", action="store_true", help="also where the recipe freezes the word vectors")
+    group.add_argument("--seed", metavar="N", type=int, help="of the head, the held-out queries and the order")
+
+
+def add_watching_options(parser: Any) -> None:
+    group = parser.add_argument_group("evaluation")
+    group.add_argument(
+        "--held-out", metavar="QUERIES", type=int, help="queries kept for evaluation (default: 500, or a twentieth)"
+    )
+    group.add_argument(
+        "--evaluate",
+        metavar="WHAT",
+        action="append",
+        help="held-out, nanobeir, or a BEIR folder with judgements; the first decides which checkpoint is best "
+        "(default: nanobeir for the ettin recipes, else held-out)",
+    )
+    group.add_argument(
+        "--compare", metavar="WHAT", help="one more, which decides between the best checkpoint and the last"
+    )
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    from runoff.cli.label import weighted
+    from runoff.distill.recipe import recipe
+
+    found = recipe(options.recipe)
+    loss = dict(weighted(part) for part in options.loss) if options.loss else None
+    names = (
+        "learning_rate head_rate global_batch epochs pooling max_length warmup dropout precision every keep subset seed "
+        "backbone group"
+    ).split()
+    changes = {name: getattr(options, name) for name in names}
+    if options.train_embeddings:
+        changes["frozen"] = ()
+    return found.but(loss=loss, **changes)
+
+
+def backbone_folder(recipe: Recipe) -> Path:
+    """The encoder's folder, downloaded if need be."""
+    from runoff.checkpoint.hub import find_model
+
+    return find_model(recipe.backbone, "embedder")
+
+
+def run(options: argparse.Namespace) -> None:
+    from runoff.distill.train import check_extra
+
+    check_extra()
+    recipe = recipe_of(options)
+    machine = machine_of(options)
+    quiet = argparse.Namespace(**{**vars(options), "json": True}) if machine.rank else options
+    rows, split = _rows(options, recipe, quiet)
+    watching = watching_of(options, rows, split)
+    folder = backbone_folder(recipe)
+    if options.dry_run:
+        _dry_run(options, recipe, rows, split, folder, machine)
+        return
+    if options.sweep:
+        _sweep(options, recipe, rows, split, folder, machine, watching)
+        return
+    report = trained(quiet, recipe, rows, split, folder, options.out.expanduser(), machine, watching)
+    if machine.rank == 0:
+        show(options, report)
+
+
+def trained(
+    options: argparse.Namespace,
+    recipe: Recipe,
+    rows: LabelledRows,
+    split: Split,
+    backbone: Path,
+    out: Path,
+    machine: Machine,
+    watching: Watching,
+) -> TrainReport:
+    """One run with its progress bar."""
+    from runoff.distill.run import Run
+    from runoff.distill.train import Reporting, deal, steps_of, train
+
+    steps = steps_of(deal(rows, split, recipe, machine.world_size), recipe, machine.world_size)
+    with progress_bar(steps, "steps", options) as bar:
+
+        def begin(_steps: int, done: int) -> None:
+            bar.update(done)
+
+        say = bar.write if hasattr(bar, "write") else lambda _line: None
+        return train(
+            rows,
+            split,
+            recipe,
+            backbone,
+            Run(out),
+            machine,
+            watching,
+            Reporting(bar.update, say, begin),
+            about_machine(recipe, backbone, machine),
+        )
+
+
+def _rows(options: argparse.Namespace, recipe: Recipe, quiet: Any) -> tuple[LabelledRows, Split]:
+    from runoff.data.shards import Shards
+    from runoff.distill import labels as label_shards
+    from runoff.distill.rows import HELD_OUT_QUERIES, checked_rows, split
+
+    folder = options.rows.expanduser()
+    count = Shards(folder, label_shards.KIND).checked()["counts"]["pairs"]
+    with progress_bar(count, "rows", quiet) as bar:
+        rows = checked_rows(folder, bar.update)
+    held_out = options.held_out
+    if held_out is None:
+        held_out = min(HELD_OUT_QUERIES, rows.queries // 20)
+    return rows, split(rows, held_out, recipe)
+
+
+def machine_of(options: argparse.Namespace) -> Machine:
+    """Device and processes, as torchrun's environment says."""
+    import torch
+
+    from runoff.cli.machine import usable_cores
+    from runoff.contracts import InputError
+    from runoff.distill.trainer import Machine
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("expected a CUDA device, torch sees none: leave --device out to train on the CPU")
+    workers = (4 if device == "cuda" else 0) if options.workers is None else options.workers
+    return Machine(
+        device,
+        int(os.environ.get("WORLD_SIZE", "1")),
+        int(os.environ.get("RANK", "0")),
+        options.threads or usable_cores(),
+        options.piece_tokens,
+        workers,
+    )
+
+
+def about_machine(recipe: Recipe, backbone: Path, machine: Machine) -> dict[str, Any]:
+    """What run.json says of where and with what it was trained."""
+    import importlib.metadata
+    import platform
+
+    from runoff import __version__
+    from runoff.cli.machine import processor
+    from runoff.distill.run import digest
+
+    cpu = processor()
+    about: dict[str, Any] = {"processor": cpu.name, "cores": cpu.cores, "flags": list(cpu.flags)}
+    if machine.device == "cuda":
+        import torch
+
+        about["gpu"] = torch.cuda.get_device_name()
+    packages = ("torch", "sentence-transformers", "transformers", "datasets", "accelerate")
+    return {
+        "backbone": {"name": recipe.backbone, "sha256": digest(backbone)},
+        "machine": {**about, "device": machine.device, "processes": machine.world_size},
+        "versions": {
+            "runoff": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
+    }
+
+
+def watching_of(options: argparse.Namespace, rows: LabelledRows, split: Split) -> Watching:
+    """The evaluations asked for, the first deciding."""
+    from runoff.distill.train import Watching
+
+    default = "nanobeir" if options.recipe.startswith("ettin-") else "held-out"
+    wanted = options.evaluate or ([default] if default != "held-out" or len(split.held_out) else [])
+    found: dict[str, Any] = {}
+    metrics = []
+    for what in [*wanted, *([options.compare] if options.compare else [])]:
+        name, evaluate, metric = _evaluation(what, rows, split)
+        found[name] = evaluate
+        metrics.append(metric)
+    compare = metrics[-1] if options.compare else None
+    return Watching(found, metrics[0] if metrics else None, compare)
+
+
+def _evaluation(what: str, rows: LabelledRows, split: Split) -> tuple[str, Any, str]:
+    """(name, function, the figure that decides)."""
+    from runoff.contracts import InputError
+    from runoff.distill import held_out
+
+    if what == "held-out":
+        if not len(split.held_out):
+            raise InputError("expected held-out queries to evaluate on, none are held out: give --held-out")
+        return held_out.NAME, held_out.HeldOut(rows, split.held_out), held_out.METRIC
+    if what == "nanobeir":
+        from runoff.evaluate.nanobeir import nanobeir
+
+        return "nanobeir", nanobeir(), "nanobeir_ndcg@10"
+    from runoff.evaluate.judged import figures_of, read_judged
+
+    folder = Path(what).expanduser()
+    name = folder.name.replace("-", "_")
+    return name, figures_of(read_judged(folder)), f"{name}_ndcg@10"
+
+
+def show(options: argparse.Namespace, report: TrainReport) -> None:
+    facts = {
+        "out": str(options.out),
+        "model": str(report.model),
+        "steps": report.steps,
+        "pairs": report.pairs,
+        "tokens": report.tokens,
+        "seconds": report.seconds,
+        "loss": report.loss if report.loss == report.loss else None,
+        "metric": report.metric,
+        "best": report.best,
+        "last": report.last,
+        "chosen": report.chosen,
+    }
+    if options.json:
+        print_json(facts)
+        return
+    shown = {
+        "steps": f"{report.steps:,} of {report.pairs / max(report.steps, 1):,.0f} pairs, in {report.seconds / 60:.1f} minutes",
+        "speed": f"{report.pairs / max(report.seconds, 1e-9):,.1f} pairs/s, "
+        f"{report.tokens / max(report.seconds, 1e-9):,.0f} tokens/s, evaluations counted",
+        "loss": f"{report.loss:.4f}",
+    }
+    if report.best and report.last:
+        shown[str(report.metric)] = (
+            f"best {report.best['value']:.4f} at step {report.best['step']:,}, last {report.last['value']:.4f}; the "
+            f"{report.chosen} is kept"
+        )
+    shown["model"] = str(report.model)
+    print_facts(open_terminal(), f"a run in {options.out}", shown)
+
+
+def _dry_run(
+    options: argparse.Namespace, recipe: Recipe, rows: LabelledRows, split: Split, backbone: Path, machine: Machine
+) -> None:
+    from dataclasses import asdict
+
+    from runoff.distill.plan import plan
+
+    found = plan(rows, split, recipe, backbone, machine, options.out.expanduser(), about_machine(recipe, backbone, machine))
+    if options.json:
+        print_json({**asdict(found), "recipe": recipe.as_dict()})
+        return
+    shown = {
+        "rows": f"{rows.count:,} of {rows.queries:,} queries; {len(split.held_out):,} queries held out; labels {rows.mean:.3g} "
+        f"on average, deviation {rows.deviation:.3g}",
+        "steps": f"{found.steps:,} of {recipe.global_batch:,} pairs; at most {found.left_out:,} rows fill no batch",
+        "tokens": f"a pair has {found.tokens[0]:.0f} (median), {found.tokens[1]:.0f} (95 %), {found.tokens[2]:.0f} (most); "
+        f"{100 * found.cut_pairs:.1f} % are cut at {recipe.max_length:,}",
+        "model": f"{found.parameters:,} parameters, {found.trained_parameters:,} of them trained, in {found.precision}",
+        "speed": f"{found.pairs_per_second:,.1f} pairs/s, {found.tokens_per_second:,.0f} tokens/s a process",
+        "time": f"{_duration(found.seconds)}, without {found.evaluations} evaluations",
+        "memory": f"{found.memory / 1e9:.2f} GB at most, over a batch of the longest rows too",
+        "disk": f"{found.disk / 1e9:.2f} GB of {found.disk_free / 1e9:.0f} GB free",
+    }
+    print_facts(open_terminal(), "a dry run; nothing was written", shown)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} minutes"
+    return f"{seconds / 3600:.1f} hours" if seconds < 172800 else f"{seconds / 86400:.1f} days"
+
+
+def _sweep(
+    options: argparse.Namespace,
+    recipe: Recipe,
+    rows: LabelledRows,
+    split: Split,
+    backbone: Path,
+    machine: Machine,
+    watching: Watching,
+) -> None:
+    """A run for each rate, in RUN/rate-..., on the same subset; each can be gone on with like any other."""
+    from dataclasses import replace
+
+    from runoff.contracts import InputError
+    from runoff.distill.rows import split as split_rows
+    from runoff.distill.run import Run, plot
+
+    if watching.metric is None:
+        raise InputError("expected held-out queries (or --evaluate) to compare rates by, nothing is evaluated")
+    share = recipe.subset if options.subset else SWEEP_SUBSET
+    out, found = options.out.expanduser(), []
+    for rate in dict.fromkeys(options.sweep):
+        changed = replace(recipe, learning_rate=rate, subset=share)
+        part = split_rows(rows, len(split.held_out), changed)
+        folder = out / f"rate-{rate:g}"
+        report = trained(options, changed, rows, part, backbone, folder, machine, watching)
+        last = report.last or {}
+        found.append({"learning_rate": rate, "loss": report.loss, str(report.metric): last.get("value")})
+    metric = str(watching.metric)
+    best = max(found, key=lambda entry: entry[metric])
+    lines = {f"{entry['learning_rate']:g}": Run(out / f"rate-{entry['learning_rate']:g}").lines() for entry in found}
+    plot(lines, out / "sweep.svg", metric)
+    if options.json:
+        print_json({"rates": found, "best": best["learning_rate"], "metric": metric, "subset": share})
+        return
+    shown = {
+        f"{entry['learning_rate']:g}": f"{metric} {entry[metric]:.4f}, loss {entry['loss']:.4f}" for entry in found
+    }
+    shown["best"] = f"{best['learning_rate']:g}; curves in {out / 'sweep.svg'}"
+    print_facts(open_terminal(), f"learning rates on {100 * share:g} % of the queries", shown)

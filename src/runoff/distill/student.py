@@ -1,0 +1,161 @@
+"""The student: the published architecture on a BERT or ModernBERT encoder. Imported only where torch is wanted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import CrossEncoder
+from sentence_transformers.base.modules.dense import Dense
+from sentence_transformers.base.modules.transformer import Transformer
+from sentence_transformers.sentence_transformer.modules.layer_norm import LayerNorm
+from sentence_transformers.sentence_transformer.modules.pooling import Pooling
+
+from runoff.contracts import CheckpointError, InputError, UnsupportedModelError
+from runoff.distill import attention
+from runoff.distill.recipe import Recipe
+
+FAMILIES = ("bert", "modernbert")
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Parameters of a model: all, those of its word vectors, and those that are trained."""
+
+    all: int
+    embeddings: int
+    trained: int
+
+
+def build(folder: Path, recipe: Recipe, device: str) -> CrossEncoder:
+    """A student on the encoder in `folder`, on `device` ("cpu", "cuda"), with the recipe's frozen parts.
+
+    A folder that holds a CrossEncoder of this architecture is gone on with; any other gets a fresh head (seeded by
+    torch): Pooling -> Dense(H, H, GELU) -> LayerNorm -> Dense(H, 1). Raises `UnsupportedModelError` for other families.
+    """
+    family = _family(folder)
+    model_kwargs = {"attn_implementation": attention.implementation(family, device), "dtype": "float32"}
+    with _quiet_loading():
+        model = _loaded(folder, family, recipe, device, model_kwargs)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = recipe.dropout
+    # BERT's own pooler stays in the file, and nothing reads it.
+    if (pooler := getattr(model[0].model, "pooler", None)) is not None:
+        pooler.requires_grad_(False)
+    if "embeddings" in recipe.frozen:
+        word_vectors(model).requires_grad_(False)
+    return model
+
+
+def _loaded(folder: Path, family: str, recipe: Recipe, device: str, model_kwargs: dict[str, str]) -> CrossEncoder:
+    identity = torch.nn.Identity()
+    if _is_of_this_architecture(folder):
+        return CrossEncoder(str(folder), device=device, activation_fn=identity, model_kwargs=model_kwargs)
+    encoder = Transformer(str(folder), model_kwargs=model_kwargs, max_seq_length=_longest(folder, family))
+    width = encoder.get_embedding_dimension()
+    head = [
+        Pooling(width, recipe.pooling),
+        Dense(width, width, bias=False, activation_function=torch.nn.GELU()),
+        LayerNorm(width),
+        Dense(width, 1, activation_function=identity, module_output_name="scores"),
+    ]
+    return CrossEncoder(modules=[encoder, *head], device=device, activation_fn=identity)
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Without transformers' bar and its list of layers that "were not sharded"."""
+    from transformers.utils import logging
+
+    level, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if had_bar:
+            logging.enable_progress_bar()
+
+
+def layers_kept(folder: Path, count: int, out: Path) -> None:
+    """Writes the encoder in `folder` with `count` of its layers, spread evenly, as the start of a smaller student.
+
+    For BERT encoders. Raises `InputError` for a count that is not less than what there is.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(folder)
+    if model.config.model_type != "bert":
+        raise UnsupportedModelError(
+            f"expected a BERT encoder to take layers from, {folder} is {model.config.model_type}"
+        )
+    layers = model.encoder.layer
+    if not 1 <= count < len(layers):
+        raise InputError(f"expected 1 to {len(layers) - 1} of the {len(layers)} layers, got {count}")
+    chosen = [round(place * (len(layers) - 1) / max(count - 1, 1)) for place in range(count)]
+    model.encoder.layer = torch.nn.ModuleList([layers[number] for number in chosen])
+    model.config.num_hidden_layers = count
+    model.save_pretrained(out)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+
+
+def word_vectors(model: CrossEncoder) -> torch.nn.Parameter:
+    """The table of word vectors, [vocabulary, H]."""
+    weight: torch.nn.Parameter = model[0].model.get_input_embeddings().weight
+    return weight
+
+
+def counts(model: CrossEncoder) -> Counts:
+    parameters = list(model.parameters())
+    return Counts(
+        sum(p.numel() for p in parameters),
+        word_vectors(model).numel(),
+        sum(p.numel() for p in parameters if p.requires_grad),
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. Expected the folder of an encoder") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _family(folder: Path) -> str:
+    found = _config(folder).get("model_type")
+    if found not in FAMILIES:
+        raise UnsupportedModelError(
+            f"expected a {' or '.join(FAMILIES)} encoder as the backbone, {folder} is {found!r}. Train other families "
+            "with sentence-transformers itself: the rows are parquet files with query, document and label"
+        )
+    return str(found)
+
+
+def _longest(folder: Path, family: str) -> int | None:
+    """BERT has a table of positions and no other limit; ModernBERT's tokenizer knows what it was trained on."""
+    return int(_config(folder)["max_position_embeddings"]) if family == "bert" else None
+
+
+def _is_of_this_architecture(folder: Path) -> bool:
+    try:
+        modules = json.loads((folder / "modules.json").read_text("utf-8"))
+        about = json.loads((folder / "config_sentence_transformers.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
+    return about.get("model_type") == "CrossEncoder" and kinds == [
+        "Transformer",
+        "Pooling",
+        "Dense",
+        "LayerNorm",
+        "Dense",
+    ]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from runoff.contracts import InputError, ScoreError
-from runoff.ranking import check_finite, rank_scores
+from runoff.ranking import check_finite, rank_scores, spearman
 
 # Few distinct values, so that ties are common.
 tied_scores = st.lists(st.sampled_from([-1.5, -0.0, 0.0, 2.0, 7.25]), max_size=30)
@@ -71,3 +72,12 @@ def test_one_bad_label_makes_the_whole_row_bad():
 def test_scores_with_labels_have_no_order():
     with pytest.raises(InputError, match=r"shape \[2, 3\]"):
         rank_scores(np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_spearman_is_that_of_scipy_with_ties(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    first, second = draw.normal(size=30).round(1), draw.normal(size=30).round(0)
+    assert spearman(first, second) == pytest.approx(stats.spearmanr(first, second).statistic)
+    assert np.isnan(spearman(first, np.ones(30)))
+    assert np.isnan(spearman([], []))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -77,6 +78,10 @@ class IndexStoreError(RunoffError):
 
 class TokenizerMismatchError(IndexStoreError):
     """An index whose stored token ids, if it has any, are not those of the reranker's tokenizer."""
+
+
+class HubError(RunoffError):
+    """A model that the hub did not take: no token, no right, no network."""
 
 
 class ScoreError(RunoffError):
@@ -308,3 +313,30 @@ class BadRow:
     def __str__(self) -> str:
         where = self.source if self.line is None else f"{self.source}:{self.line}"
         return f"{where}: {self.reason}"
+
+
+# --- distil: where a mixture's rows come from ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetListing:
+    """What a dataset of the hub holds: configuration -> split -> its files, in order.
+
+    `commit` names the very state that was listed (None: a local copy). `licence` is the one on its card.
+    """
+
+    commit: str | None
+    configs: Mapping[str, Mapping[str, Sequence[str]]]
+    licence: str | None = None
+
+
+class Datasets(Protocol):
+    """Datasets by their names on the hub."""
+
+    def listing(self, dataset: str, revision: str | None) -> DatasetListing:
+        """Its configurations and files; `InputError` where it cannot be reached."""
+        ...
+
+    def fetch(self, dataset: str, file: str, commit: str | None) -> Path:
+        """One of the files, on this machine; `InputError` where it cannot be fetched."""
+        ...

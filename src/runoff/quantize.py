@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,9 +13,9 @@ import numpy as np
 
 from runoff.checkpoint.card import CardFacts, model_card
 from runoff.checkpoint.config import StaticConfig
-from runoff.checkpoint.files import MODULES, WEIGHTS, WEIGHTS_INDEX
+from runoff.checkpoint.files import WEIGHTS, WEIGHTS_INDEX
 from runoff.checkpoint.layout import Checkpoint, load_weights
-from runoff.checkpoint.modular import read_modules
+from runoff.checkpoint.modular import small_files, weight_digests
 from runoff.checkpoint.quantized import PACKED_WEIGHTS, QUANTIZATION, write_quantized
 from runoff.checkpoint.weights import Weights
 from runoff.contracts import (
@@ -33,6 +32,7 @@ from runoff.engine.native import NativeEngine, Processor
 from runoff.engine.quantize import Measures, Plan, plan_bf16, plan_int8
 from runoff.engine.smoothing import input_peaks
 from runoff.model import FoundModel, ModelOptions, find, load_native, load_native_tokenizer
+from runoff.ranking import spearman
 from runoff.selfcheck import check_pairs, check_sequences, compared_scores, difference
 from runoff.text.batching import forward_all
 
@@ -45,14 +45,14 @@ _LONGEST_SEQUENCE = 512
 _QUICK_SAMPLE = 64
 
 _README = "README.md"
-_SMALL_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """What is asked for: the model's name, the new folder, the precision, and the most noise.
 
-    `pairs` are calibration pairs beside those of Runoff, `pairs_name` what they are called in the model card.
+    `pairs` are calibration pairs beside those of Runoff, `pairs_name` what they are called in the model card; `name`
+    is what `out` is called there, where it is a draft of another name.
     """
 
     source: str
@@ -64,6 +64,11 @@ class Order:
     pairs_name: str = ""
     replaces: bool = False
     shows_progress: bool = False
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.name or self.out.resolve().name
 
 
 def quantize(found: FoundModel, order: Order) -> dict[str, Any]:
@@ -85,7 +90,7 @@ def quantize(found: FoundModel, order: Order) -> dict[str, Any]:
         "runoff_version": order.version,
         "role": checkpoint.role,
         "precision": order.precision,
-        "source": {"name": order.source, "sha256": _sha256(found.folder, checkpoint)},
+        "source": {"name": order.source, "sha256": weight_digests(found.folder)},
         "smoothed": list(plan.smoothed_parts),
         "measured": {
             "against": "fp32",
@@ -95,7 +100,7 @@ def quantize(found: FoundModel, order: Order) -> dict[str, Any]:
             "noise": plan.noise,
             "plain_noise": plan.plain_noise,
             "smoothing_trials": dict(plan.smoothing_trials),
-            "spearman": _spearman(compared_scores(checkpoint, exact), compared_scores(checkpoint, outputs)),
+            "spearman": spearman(compared_scores(checkpoint, exact), compared_scores(checkpoint, outputs)),
             "largest_difference": _largest_difference(checkpoint, exact, outputs),
         },
     }
@@ -235,16 +240,6 @@ class _Bar:
             self._bar.close()
 
 
-def _spearman(first: FloatArray, second: FloatArray) -> float:
-    return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
-
-
-def _ranks(scores: FloatArray) -> Any:
-    """Ranks from 1, equal scores sharing the mean of theirs."""
-    _, places, counts = np.unique(scores.reshape(-1), return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[places.reshape(-1)]
-
-
 def _largest_difference(checkpoint: Checkpoint, first: FloatArray, second: FloatArray) -> float:
     if checkpoint.role == "embedder":
         first, second = compared_scores(checkpoint, first), compared_scores(checkpoint, second)
@@ -266,7 +261,7 @@ def _write(
     after = (draft / PACKED_WEIGHTS).stat().st_size
     readme = found.folder / _README
     text = readme.read_text("utf-8", errors="replace") if readme.is_file() else None
-    facts = CardFacts(about, plan.kinds, before, after, _command(order), order.out.resolve().name)
+    facts = CardFacts(about, plan.kinds, before, after, _command(order), order.title)
     (draft / _README).write_text(model_card(text, facts), encoding="utf-8", newline="\n")
     return before, after
 
@@ -275,25 +270,9 @@ def _command(order: Order) -> str:
     """The command line, with names that mean something on another machine."""
     calibration = f" --calibration {order.pairs_name}" if order.pairs else ""
     return (
-        f"runoff quantize {order.source} {order.out.resolve().name} --precision {order.precision} "
+        f"runoff quantize {order.source} {order.title} --precision {order.precision} "
         f"--target {order.target:g}{calibration}"
     )
-
-
-def small_files(folder: Path) -> list[str]:
-    """The files of a model that are no weights: configs, tokenizer, licences, of its root and its modules."""
-    folders = {""}
-    if (folder / MODULES).is_file():
-        folders |= {module.folder for module in read_modules(folder)}
-    found = []
-    for name in sorted(folders):
-        for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else ():
-            is_licence = path.name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))
-            is_index = path.name.endswith(".index.json")
-            is_small = path.suffix in _SMALL_SUFFIXES and not path.name.startswith(".")
-            if path.is_file() and not is_index and (is_small or is_licence):
-                found.append((Path(name) / path.name).as_posix())
-    return found
 
 
 def _weight_files(folder: Path, checkpoint: Checkpoint) -> list[Path]:
@@ -306,14 +285,6 @@ def _weight_files(folder: Path, checkpoint: Checkpoint) -> list[Path]:
         elif (part / WEIGHTS_INDEX).is_file():
             files += sorted(part.glob("*.safetensors"))
     return files
-
-
-def _sha256(folder: Path, checkpoint: Checkpoint) -> dict[str, str]:
-    digests = {}
-    for path in _weight_files(folder, checkpoint):
-        with path.open("rb") as file:
-            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
 
 
 def _check_written(

@@ -1,4 +1,7 @@
-"""Scores -> order. The only top-k and the only tie rule: raw score descending, then lower index."""
+"""Scores -> order. The only top-k and the only tie rule: raw score descending, then lower index.
+
+Also what compares or fuses two lists of scores of the same items: z-scores and Spearman's correlation.
+"""
 
 from __future__ import annotations
 
@@ -34,3 +37,29 @@ def check_finite(scores: npt.NDArray[np.floating]) -> None:
             f"{len(bad)} of {len(scores)} scores are not finite; the first is row {bad[0]} ({scores[bad[0]]}). "
             "The checkpoint's weights are probably damaged: load it again from its source"
         )
+
+
+def z_scores(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Distances from the mean in standard deviations; all zero where the values are equal."""
+    array = np.asarray(values, dtype=np.float64)
+    spread = float(array.std()) if len(array) else 0.0
+    # Below this the differences are rounding, and dividing by it would blow them up.
+    if spread <= 1e-12 * max(1.0, float(np.abs(array).max(initial=0.0))):
+        return np.zeros_like(array)
+    result: npt.NDArray[np.float64] = (array - array.mean()) / spread
+    return result
+
+
+def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
+    """Rank correlation of two lists of scores of the same items; NaN where one of them is all equal."""
+    ranks = _shared_ranks(np.asarray(first)), _shared_ranks(np.asarray(second))
+    if any(len(each) == 0 or each.min() == each.max() for each in ranks):
+        return float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _shared_ranks(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Ranks from 1, equal scores sharing the mean of theirs."""
+    _, places, counts = np.unique(scores.reshape(-1), return_inverse=True, return_counts=True)
+    ranks: npt.NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[places.reshape(-1)]
+    return ranks

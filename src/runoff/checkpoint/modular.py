@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from runoff.checkpoint.config import (
 )
 from runoff.checkpoint.files import CONFIG, MODULES, read_json, read_transformer_settings
 from runoff.contracts import CheckpointError, UnsupportedModelError
+
+_SMALL_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,41 @@ def read_modules(folder: Path) -> list[Module]:
     if not modules:
         raise CheckpointError(f"{folder / MODULES} lists no module: the file is damaged")
     return modules
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The safetensors files of a model, of its root and its modules, by their paths in the folder."""
+    paths = (path for name in _folders(folder) for path in (folder / name).glob("*.safetensors"))
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def weight_digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each of `weight_files`."""
+    digests = {}
+    for name in weight_files(folder):
+        with (folder / name).open("rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def small_files(folder: Path) -> list[str]:
+    """The files of a model that are no weights: configs, tokenizer, licences, of its root and its modules."""
+    found = []
+    for name in sorted(_folders(folder)):
+        for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else ():
+            is_licence = path.name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))
+            is_index = path.name.endswith(".index.json")
+            is_small = path.suffix in _SMALL_SUFFIXES and not path.name.startswith(".")
+            if path.is_file() and not is_index and (is_small or is_licence):
+                found.append((Path(name) / path.name).as_posix())
+    return found
+
+
+def _folders(folder: Path) -> set[str]:
+    """The model's own folder, "", and those of its modules."""
+    if not (folder / MODULES).is_file():
+        return {""}
+    return {"", *(module.folder for module in read_modules(folder))}
 
 
 def modular_model(

@@ -9,7 +9,6 @@ then every other weight by its canonical name, the token table last; each begins
 from __future__ import annotations
 
 import json
-import math
 import os
 import zlib
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ import numpy as np
 from runoff.checkpoint.config import ModelConfig, StaticConfig
 from runoff.checkpoint.files import read_json
 from runoff.checkpoint.weights import PackedMatrix, Tensor, Weights, canonical_shapes, read_safetensors
+from runoff.checkpoint.writing import write_safetensors
 from runoff.contracts import CheckpointError, FloatArray
 
 FORMAT_VERSION = 1
@@ -38,7 +38,6 @@ PANEL = 16
 """Outputs whose weights lie side by side."""
 
 PRECISIONS = ("int8", "bf16")
-_ALIGNMENT = 64
 _TABLE = "embed.token.weight"
 _ADVICE = "it is damaged, or was put together from several: run runoff quantize again"
 
@@ -237,12 +236,8 @@ def write_quantized(folder: Path, weights: Weights, about: Mapping[str, Any]) ->
         "matrices": matrices,
         "crc32": _checksum(tensors),
     }
-    with (folder / PACKED_WEIGHTS).open("wb") as file:
-        file.write(_header(tensors, {"format": "runoff", "runoff_quantization": json.dumps(whole)}))
-        for tensor in tensors.values():
-            file.write(np.ascontiguousarray(tensor.data).data)
-        file.flush()
-        os.fsync(file.fileno())
+    metadata = {"format": "runoff", "runoff_quantization": json.dumps(whole)}
+    write_safetensors(folder / PACKED_WEIGHTS, tensors, metadata)
     with (folder / QUANTIZATION).open("w", encoding="utf-8", newline="\n") as text:
         text.write(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
         text.flush()
@@ -260,17 +255,3 @@ def _in_order(weights: Weights) -> dict[str, Tensor]:
     biases = floats("bias", {name: part.bias for name, part in weights.packed.items()})
     others = {name: weights.table(name) for name in weights if name != _TABLE}
     return {**panels, **scales, **biases, **others, _TABLE: weights.table(_TABLE)}
-
-
-def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors header, filled up with spaces so that the data begin at a multiple of 64."""
-    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
-    offset = 0
-    for name, tensor in tensors.items():
-        end = offset + math.prod(tensor.shape) * tensor.data.itemsize
-        shape = list(tensor.shape)
-        entries[name] = {"dtype": tensor.stored_type, "shape": shape, "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from runoff import __version__
 
 CPUINFO = Path("/proc/cpuinfo")
 GPUS = Path("/proc/driver/nvidia/gpus")
@@ -84,3 +89,15 @@ def installed_version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def circumstances(distributions: Sequence[str]) -> dict[str, Any]:
+    """What every line of figures says of where it comes from: machine, versions (of what is installed), date."""
+    cpu = processor()
+    known = {name: installed_version(name) for name in distributions}
+    return {
+        "machine": ", ".join([cpu.name, f"{cpu.cores} cores", *gpus()]),
+        "python": platform.python_version(),
+        "versions": {"runoff": __version__} | {name: version for name, version in known.items() if version},
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }

@@ -51,10 +51,22 @@ def write_trec_run(
 def read_qrels(path: str | Path, split: str = "test") -> Qrels:
     """Judgements of a TREC file (`query 0 document relevance`), a BEIR tsv (with its header), or a BEIR
     folder (its qrels/`split`.tsv)."""
+    qrels: Qrels = {}
+    for _, query, document, grade in judgements(qrels_file(path, split)):
+        qrels.setdefault(query, {})[document] = grade
+    return qrels
+
+
+def qrels_file(path: str | Path, split: str = "test") -> Path:
+    """The file of judgements that `path` is, or that a BEIR folder has for `split`."""
     file = Path(path)
     if file.is_dir():
         file = file / "qrels" / f"{split}.tsv" if (file / "qrels").is_dir() else file / f"{split}.tsv"
-    qrels: Qrels = {}
+    return file
+
+
+def judgements(file: Path) -> Iterator[tuple[int, str, str, int]]:
+    """(line, query id, document id, relevance) of each judgement in a TREC file or a BEIR tsv."""
     for number, fields in _lines(file):
         if number == 1 and fields[0] in ("query-id", "query_id", "qid"):
             continue
@@ -63,9 +75,7 @@ def read_qrels(path: str | Path, split: str = "test") -> Qrels:
                 f"{file}:{number}: expected 4 fields (query 0 document relevance) or 3 (query document "
                 f"relevance), got {len(fields)}"
             )
-        relevance = _number(fields[-1], file, number)
-        qrels.setdefault(fields[0], {})[fields[-2]] = int(relevance)
-    return qrels
+        yield number, fields[0], fields[-2], int(_number(fields[-1], file, number))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

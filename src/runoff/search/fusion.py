@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from runoff.contracts import InputError
+from runoff.ranking import z_scores
 
 FusionRule = Literal["rrf", "zscore"]
 
@@ -52,14 +50,3 @@ def _z_shares(scores: Scores, all_ids: Mapping[str, float]) -> dict[str, float]:
     z = dict(zip(scores, z_scores(list(scores.values())), strict=True))
     lowest = min(z.values())
     return {id: float(z.get(id, lowest)) for id in all_ids}
-
-
-def z_scores(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Distances from the mean in standard deviations; all zero where the values are equal."""
-    array = np.asarray(values, dtype=np.float64)
-    spread = float(array.std()) if len(array) else 0.0
-    # Below this the differences are rounding, and dividing by it would blow them up.
-    if spread <= 1e-12 * max(1.0, float(np.abs(array).max(initial=0.0))):
-        return np.zeros_like(array)
-    result: npt.NDArray[np.float64] = (array - array.mean()) / spread
-    return result

@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 
 from runoff.contracts import Hit, InputError, Query, Retriever, Scorer, TextEmbedder, TokenIds
-from runoff.ranking import check_finite, rank_scores
+from runoff.ranking import check_finite, rank_scores, z_scores
 from runoff.search.checks import check_tokenizer
-from runoff.search.fusion import Fusion, FusionRule, z_scores
+from runoff.search.fusion import Fusion, FusionRule
 from runoff.search.index import Index
 from runoff.search.retrieve import BM25, Candidate, Candidates, Dense, Hybrid, stored_tokenizer
 

@@ -1,0 +1,1 @@
+"""Judged sets: how well a first stage and a reranker order what has been judged."""

@@ -102,6 +102,10 @@ class Shards:
         self._write(manifest)
         return manifest
 
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Writes facts down in the manifest of a folder that is not complete yet."""
+        self._write({**self.manifest(), "complete": False, **facts})
+
     def finish(self, counts: Mapping[str, Any]) -> None:
         """Marks the folder as complete, with its counts."""
         self._write({**self.manifest(), "complete": True, **counts})

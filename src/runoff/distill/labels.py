@@ -66,12 +66,19 @@ class LabelReport:
     parts: Mapping[str, tuple[float, float]]
 
 
-def schema() -> pa.Schema:
-    """The candidate's texts, grade and rank, and its label."""
+def schema(is_mixed: bool = False) -> pa.Schema:
+    """The candidate's texts, grade and rank, and its label; of a mixture also the subset's name."""
     import pyarrow as pa
 
     kept = [candidate_shards.schema().field(name) for name in KEPT]
-    return pa.schema([*kept, pa.field("label", pa.float32(), nullable=False)])
+    label = pa.field("label", pa.float32(), nullable=False)
+    subset = [pa.field("subset", pa.string(), nullable=False)] if is_mixed else []
+    return pa.schema([*kept, label, *subset])
+
+
+def schema_of(manifest: Mapping[str, Any]) -> pa.Schema:
+    """The columns of a folder of labels with this manifest."""
+    return schema("subset" in manifest.get("columns", ()))
 
 
 def label(

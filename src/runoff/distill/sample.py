@@ -78,7 +78,7 @@ def sample(
             "from": manifest["identity"],
         }
     )
-    schema = (label_shards if has_labels else candidate_shards).schema()
+    schema = label_shards.schema_of(manifest) if has_labels else candidate_shards.schema()
     before, after, queries, positives = [], [], 0, 0
     for number, file in enumerate(rows.files()):
         shard = _whole(rows, file, schema.names)
@@ -92,7 +92,9 @@ def sample(
         advance(len(values))
     report = SampleReport(queries, _joined(before), _joined(after), positives)
     counts = {"queries": queries, "pairs": len(report.after), "positives": positives}
-    made.finish({"counts": counts, "levels": LEVELS, "quantiles": report.quantiles()})
+    made.finish(
+        {"counts": counts, "columns": schema.names, "levels": LEVELS, "quantiles": report.quantiles()}
+    )
     return report
 
 

@@ -110,7 +110,7 @@ lock: ## write constraints.txt anew from the newest releases, in a scratch envir
 	@build/lock/bin/python -m pip install -qq $(INDEX) '$(TORCH)'
 	@build/lock/bin/python -m pip install -qq --group build
 	@build/lock/bin/python -m pip install -qq --no-build-isolation --group lint --group test \
-	    -e '.[cli,search,files,torch,train,eval]'
+	    -e '.[cli,search,files,torch,train,ray,eval]'
 	@{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze --all --exclude-editable \
 	    | sed '/^torch==/s/+.*//' | sort -f; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -r build/lock
@@ -144,8 +144,8 @@ $(FULL): $(LIGHT)
 	  echo "       For the small build stop here and give the address of PyTorch's CPU wheels (its Get Started"; \
 	  echo "       page names it): make setup TORCH_INDEX=ADDRESS"; \
 	  $(INSTALL) 'torch==$(TORCH_VERSION)' $(LOGGED); }
-	@echo "setup: the extra torch, the test tools and the linters"
-	@$(INSTALL) --no-build-isolation --group lint --group test -e '.[torch]' $(LOGGED)
+	@echo "setup: the extras train and ray, the test tools and the linters"
+	@$(INSTALL) --no-build-isolation --group lint --group test -e '.[train,ray]' $(LOGGED)
 	@touch $@
 
 $(DEMO_DOCUMENTS): recipes/demo_collection.py | $(LIGHT)

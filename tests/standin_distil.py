@@ -46,7 +46,11 @@ def many(count: int) -> list[tuple[str, str]]:
 def labelled(folder: Path, queries: int, documents: int, shard_queries: int = 20) -> Path:
     """A finished folder of rows whose label is how many of the query's three words the document has, and one a query
     that is judged (it has all)."""
-    words = [f"{first}{second}" for first in "bdfgklmnprstvz" for second in ("a", "e", "i", "o", "u", "an", "el", "os")]
+    words = [
+        f"{first}{second}"
+        for first in "bdfgklmnprstvz"
+        for second in ("a", "e", "i", "o", "u", "an", "el", "os")
+    ]
     shards = Shards(folder, label_shards.KIND)
     shards.begin({"made": "by hand", "queries": queries, "documents": documents})
     for start in range(0, queries, shard_queries):
@@ -58,7 +62,14 @@ def labelled(folder: Path, queries: int, documents: int, shard_queries: int = 20
                 has = 3 if place == 0 else rng.randrange(3)
                 text = rng.sample(asked, has) + rng.choices(words, k=rng.randrange(2, 20))
                 rng.shuffle(text)
-                row = (f"q{query}", " ".join(asked), f"d{query}-{place}", " ".join(text), int(place == 0), place + 1)
+                row = (
+                    f"q{query}",
+                    " ".join(asked),
+                    f"d{query}-{place}",
+                    " ".join(text),
+                    int(place == 0),
+                    place + 1,
+                )
                 for name, value in zip(rows, (*row, float(has)), strict=True):
                     rows[name].append(value)
         shards.write(start // shard_queries, rows, label_shards.schema())

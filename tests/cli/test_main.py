@@ -27,10 +27,15 @@ COMMANDS = (
     "index",
     "search",
     "demo",
+    "distil",
     "collect",
     "teach",
     "label",
     "sample",
+    "mix",
+    "train",
+    "judge",
+    "publish",
     "quantize",
     "info",
 )
@@ -59,7 +64,16 @@ def test_every_command_explains_itself_with_examples(shell: Shell, command: str)
     examples = answer.out.partition("examples:\n")[2].splitlines()
     assert len(examples) >= 3
     # quantize takes its model as an argument; collect has an embedder, label and sample no model
-    runs = {"quantize": ("--precision",), "collect": ("--embedder",), "label": (), "sample": ()}
+    runs = {
+        "quantize": ("--precision",),
+        "publish": ("--precision",),
+        "collect": ("--embedder",),
+        "label": (),
+        "sample": (),
+        "mix": (),
+        "train": ("--precision", "--backbone"),
+        "distil": ("--teacher", "--backbone"),
+    }
     for option in ("--json", "--debug", *runs.get(command, ("--precision", "--model"))):
         assert re.search(rf"^  {option}\b", answer.out, re.MULTILINE)
 

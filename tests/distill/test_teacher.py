@@ -23,7 +23,7 @@ from runoff.distill.teacher import (
     RerankerTeacher,
     SimilarityTeacher,
     pair_key,
-    spread,
+    score_moments,
     teach,
 )
 from standin_distil import candidates, many
@@ -246,6 +246,6 @@ def test_the_spread_of_shards_is_that_of_all_scores(tmp_path: Path) -> None:
 
     teach(folder, FarFromZero(), tmp_path / "out", shard_pairs=6)
     values = np.array(list(scores(tmp_path / "out").values()), np.float64)
-    mean, deviation = spread(Shards(tmp_path / "out", "scores"))
+    mean, deviation = score_moments(Shards(tmp_path / "out", "scores"))
     assert mean == pytest.approx(values.mean(), rel=1e-12)
     assert deviation == pytest.approx(values.std(), rel=1e-9)

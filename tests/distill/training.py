@@ -1,6 +1,6 @@
 """A training run as a process of its own, which a test may kill, or start several of under torchrun.
 
-    training.py ROWS RUN BACKBONE [RECIPE FIELD=JSON ...]
+training.py ROWS RUN BACKBONE [RECIPE FIELD=JSON ...]
 """
 
 from __future__ import annotations
@@ -18,16 +18,27 @@ from runoff.distill.train import TrainReport, Watching, train
 from runoff.distill.trainer import Machine
 
 HELD_OUT = 20
-TEST_RECIPE = {"learning_rate": 3e-3, "global_batch": 32, "pooling": "mean", "precision": "fp32", "every": 0.2}
+TEST_RECIPE = {
+    "learning_rate": 3e-3,
+    "global_batch": 32,
+    "pooling": "mean",
+    "precision": "fp32",
+    "every": 0.2,
+}
 
 
-def start(rows_folder: Path, run_folder: Path, backbone: Path, held_out: int = HELD_OUT, **fields: object) -> TrainReport:
+def start(
+    rows_folder: Path, run_folder: Path, backbone: Path, held_out: int = HELD_OUT, **fields: object
+) -> TrainReport:
     recipe = Recipe(str(backbone), **{**TEST_RECIPE, **fields})  # type: ignore[arg-type]
     rows = checked_rows(rows_folder)
     parts = split(rows, held_out, recipe)
     watching = Watching({NAME: HeldOut(rows, parts.held_out)}, METRIC) if held_out else Watching({})
     machine = Machine(
-        world_size=int(os.environ.get("WORLD_SIZE", "1")), rank=int(os.environ.get("RANK", "0")), threads=2, budget=256
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        rank=int(os.environ.get("RANK", "0")),
+        threads=2,
+        budget=256,
     )
     return train(rows, parts, recipe, backbone, Run(run_folder), machine, watching)
 

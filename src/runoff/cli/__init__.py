@@ -9,7 +9,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from runoff import __version__
-from runoff.cli import collect, demo, index, info, label, quantize, rank, sample, score, search, teach
+from runoff.cli import (
+    collect,
+    demo,
+    distil,
+    index,
+    info,
+    judge,
+    label,
+    mix,
+    publish,
+    quantize,
+    rank,
+    sample,
+    score,
+    search,
+    teach,
+    train,
+)
 from runoff.cli.options import CommandParser
 
 DESCRIPTION = """\
@@ -63,7 +80,24 @@ def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(prog="runoff", description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"runoff {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=CommandParser)
-    for command in (rank, score, index, search, demo, collect, teach, label, sample, quantize, info):
+    for command in (
+        rank,
+        score,
+        index,
+        search,
+        demo,
+        distil,
+        collect,
+        teach,
+        label,
+        sample,
+        mix,
+        train,
+        judge,
+        publish,
+        quantize,
+        info,
+    ):
         command.add_to(commands)
     return parser
 
@@ -71,12 +105,12 @@ def build_parser() -> argparse.ArgumentParser:
 def _explained(error: Exception) -> int:
     """The exit code of an error, once it is told in one line."""
     # Here, since it imports numpy, which `runoff --help` need not wait for.
-    from runoff.contracts import IndexStoreError, RunoffError, ScoreError
+    from runoff.contracts import HubError, IndexStoreError, RunoffError, ScoreError
 
     if isinstance(error, RunoffError):
         _say(f"error: {error}")
         is_disk = isinstance(error, IndexStoreError) and error.__cause__ is not None
-        return EXIT_FAILED if is_disk or isinstance(error, ScoreError) else EXIT_BAD_INPUT
+        return EXIT_FAILED if is_disk or isinstance(error, (ScoreError, HubError)) else EXIT_BAD_INPUT
     if isinstance(error, OSError):
         from runoff.data.disk import disk_remedy
 

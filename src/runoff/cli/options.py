@@ -67,12 +67,16 @@ def new_command(
     return parser
 
 
-def add_model_options(parser: argparse.ArgumentParser, model_help: str | None = None) -> None:
-    """`--model` and how it is found and run. With `model_help`, a command's own default, stated there."""
+def add_model_options(
+    parser: argparse.ArgumentParser, model_help: str | None = None, *, takes_several: bool = False
+) -> None:
+    """`--model` and how it is found and run. With `model_help`, a command's own default, stated there; with
+    `takes_several`, the option may be repeated and gives a list."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
         metavar="NAME",
+        action="append" if takes_several else "store",
         default=None if model_help else DEFAULT_MODEL,
         help="the reranker: a folder, a name on the Hugging Face hub such as cross-encoder/ettin-reranker-32m-v1, "
         f"or {DEFAULT_MODEL}, which comes with Runoff ({model_help or 'default: %(default)s'})",
@@ -216,8 +220,9 @@ def is_terminal(stream: Any) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
-def progress_bar(count: int, unit: str, options: argparse.Namespace) -> Any:
-    """A bar with rate and time left, where a person sits at stderr and wants no JSON; else it counts in silence."""
+def progress_bar(count: int | None, unit: str, options: argparse.Namespace) -> Any:
+    """A bar with rate and time left, where a person sits at stderr and wants no JSON; else it counts in silence.
+    `count` None: nobody knows how many there will be."""
     from tqdm import tqdm
 
     return tqdm(

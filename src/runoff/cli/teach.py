@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runoff.cli.info import print_facts
 from runoff.cli.options import (
@@ -19,10 +23,15 @@ from runoff.cli.options import (
 )
 from runoff.cli.terminal import open_terminal, print_json
 
+if TYPE_CHECKING:
+    from runoff.distill.teacher import Teacher, TeachReport
+    from runoff.distill.worker import Workers
+
 EXAMPLES = """\
   runoff teach build/cand build/scores-large --model mixedbread-ai/mxbai-rerank-large-v2 --device cuda
   runoff teach build/cand build/scores-nano --model runoff-nano
   runoff teach build/cand build/scores-cosine --model BAAI/bge-small-en-v1.5 --as similarity
+  runoff teach build/cand build/scores-large --model mixedbread-ai/mxbai-rerank-large-v2 --ray auto --worker-gpus 1
 """
 
 
@@ -54,36 +63,124 @@ def add_to(commands: Commands) -> None:
         help="pairs of a shard, which is what a kill costs at most (default: 8192)",
     )
     add_model_options(parser)
+    _add_cluster_options(parser)
+
+
+def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("cluster (pip install 'runoff[ray]')")
+    group.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        nargs="?",
+        const="local",
+        help="spread the work over a Ray cluster: auto for the one that this machine is part of, or its HOST:PORT; "
+        "without ADDRESS one of this machine alone, for the time of the command",
+    )
+    group.add_argument(
+        "--workers",
+        metavar="N",
+        type=positive,
+        help="each with a teacher (default: as many as there is room for)",
+    )
+    group.add_argument(
+        "--worker-cpus",
+        metavar="X",
+        type=float,
+        help="of each, and its threads (default: 1; --threads parts them)",
+    )
+    group.add_argument(
+        "--worker-gpus",
+        metavar="X",
+        type=float,
+        help="of each; 0.5 is half of one (default: 1 with --device cuda)",
+    )
+
+
+@dataclass(frozen=True)
+class TeacherModel:
+    """The model that the options name, to be loaded here or in a worker elsewhere."""
+
+    role: str
+    model: str
+    device: str | None
+    precision: str
+    threads: int | None
+    max_length: int | None
+    revision: str | None
+    local_files_only: bool
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> TeacherModel:
+        fields = {name: getattr(options, name) for name in cls.__dataclass_fields__}
+        return cls(**{**fields, "model": lasting_name(options.model)})
+
+    def __call__(self) -> tuple[Teacher, Mapping[str, Any]]:
+        """The teacher, and how it is run: what its scores' manifest says."""
+        from runoff.distill.teacher import RerankerTeacher, SimilarityTeacher
+
+        options = argparse.Namespace(**vars(self))
+        about: dict[str, Any] = {"as": self.role, "revision": self.revision}
+        if self.role == "reranker":
+            reranker = load_reranker(options)
+            about |= {"precision": reranker.choice.precision, "max_length": reranker.max_seq_length}
+            return RerankerTeacher(reranker), about
+        embedder = load_embedder(options, self.model)
+        about |= {"precision": embedder.choice.precision, "max_length": embedder.max_seq_length}
+        return SimilarityTeacher(embedder), about
 
 
 def run(options: argparse.Namespace) -> None:
     from runoff.data.shards import Shards
     from runoff.distill import candidates as candidate_shards
-    from runoff.distill.teacher import SHARD_PAIRS, RerankerTeacher, SimilarityTeacher, Teacher, teach
+    from runoff.distill.spread import teach_spread
+    from runoff.distill.teacher import SHARD_PAIRS, teach
 
-    folder = options.candidates.expanduser()
+    folder, out = options.candidates.expanduser(), options.out.expanduser()
     count = Shards(folder, candidate_shards.KIND).checked()["counts"]["pairs"]
-    teacher: Teacher
-    if options.role == "reranker":
-        model = load_reranker(options)
-        teacher = RerankerTeacher(model)
-        about = {"precision": model.choice.precision, "max_length": model.max_seq_length}
+    shard_pairs = options.shard_pairs or SHARD_PAIRS
+    workers = _workers(options)
+    if workers is None:
+        teacher, about = TeacherModel.of(options)()
+        with progress_bar(count, "pairs", options) as bar:
+            report = teach(folder, teacher, out, about=about, shard_pairs=shard_pairs, advance=bar.update)
     else:
-        embedder = load_embedder(options, lasting_name(options.model))
-        teacher = SimilarityTeacher(embedder)
-        about = {"precision": embedder.choice.precision, "max_length": embedder.max_seq_length}
-    with progress_bar(count, "pairs", options) as bar:
-        report = teach(
-            folder,
-            teacher,
-            options.out.expanduser(),
-            about={"as": options.role, "revision": options.revision, **about},
-            shard_pairs=options.shard_pairs or SHARD_PAIRS,
-            advance=bar.update,
-        )
+        options.threads = options.threads or max(1, int(workers.cpus))
+        model = TeacherModel.of(options)
+        # Ray tells of every death at length, on stdout. Ours is the answer alone; a warning on stderr says the same.
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            redirect_stdout(nowhere),
+            progress_bar(count, "pairs", options) as bar,
+        ):
+            report = teach_spread(
+                folder, model, out, workers=workers, shard_pairs=shard_pairs, advance=bar.update
+            )
+    _print_report(report, options)
+
+
+def _workers(options: argparse.Namespace) -> Workers | None:
+    """How the work is spread, None for one machine; `InputError` for options of workers without `--ray`."""
+    from runoff.contracts import InputError
+    from runoff.distill.worker import Workers
+
+    given = [name for name in ("workers", "worker_cpus", "worker_gpus") if getattr(options, name) is not None]
+    if options.ray is None:
+        if given:
+            raise InputError(f"--{given[0].replace('_', '-')} is of a cluster: give --ray too")
+        return None
+    on_gpu = (options.device or "").startswith("cuda")
+    return Workers(
+        options.ray,
+        options.workers,
+        cpus=1.0 if options.worker_cpus is None else options.worker_cpus,
+        gpus=float(on_gpu) if options.worker_gpus is None else options.worker_gpus,
+    )
+
+
+def _print_report(report: TeachReport, options: argparse.Namespace) -> None:
     facts: dict[str, Any] = {
         "out": str(options.out),
-        "teacher": teacher.name,
+        "teacher": report.teacher,
         "pairs": report.pairs,
         "scored": report.scored,
         "known": report.known,
@@ -94,7 +191,7 @@ def run(options: argparse.Namespace) -> None:
         print_json(facts)
         return
     shown = {
-        "teacher": teacher.name,
+        "teacher": report.teacher,
         "pairs": f"{report.pairs:,}",
         "scored": f"{report.scored:,} now; {report.known:,} were known or stand there twice",
         "scores": f"mean {report.mean:.4g}, standard deviation {report.deviation:.4g}",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +19,8 @@ if TYPE_CHECKING:
     from runoff.distill.train import TrainReport, Watching
     from runoff.distill.trainer import Machine
 
-SWEEP_SUBSET = 0.15
-"""The share of the data on which the published recipe's rates were swept."""
-
 EXAMPLES = """\
-  runoff train build/rows build/run --backbone ~/models/all-MiniLM-L6-v2 --dry-run     will it fit, how long will it take
+  runoff train build/rows build/run --backbone ~/models/all-MiniLM-L6-v2 --dry-run     will it fit, how long
   runoff train build/rows build/run --backbone ~/models/all-MiniLM-L6-v2               the laptop recipe
   runoff train build/rows build/sweep --sweep 1e-4 2e-4 4e-4                           which learning rate
   runoff train mixed run-17m --recipe ettin-17m --evaluate nanobeir                    as published
@@ -36,9 +35,9 @@ def add_to(commands: Commands) -> None:
         run,
         summary="distil, step 4: train a reranker on labelled rows",
         description="Trains on ROWS (made by `runoff label`, `sample` or `mix`) and writes RUN: the chosen model, the\n"
-        "log, curves, checkpoints. Stopped midway, by whatever, the same command goes on from the last checkpoint with\n"
-        "the losses of a run that was never stopped. Under torchrun every process takes its share of the batch, so\n"
-        "the same command does the same on any number of machines.",
+        "log, curves, checkpoints. Stopped midway, by whatever, the same command goes on from the last checkpoint\n"
+        "with the losses of a run that was never stopped. Under torchrun every process takes its share of the\n"
+        "batch, so the same command does the same on any number of machines.",
         examples=EXAMPLES,
     )
     parser.add_argument("rows", metavar="ROWS", type=Path, help="labelled rows")
@@ -56,10 +55,14 @@ def add_to(commands: Commands) -> None:
         help="tokens that go through the model at once, which bounds memory and changes no result (default: 1024 on a "
         "CPU; 65536 on a GPU, halved where they do not fit)",
     )
-    machine.add_argument("--workers", metavar="N", type=int, help="processes that tokenise (default: 0; 4 for a GPU)")
+    machine.add_argument(
+        "--workers", metavar="N", type=int, help="processes that tokenise (default: 0; 4 for a GPU)"
+    )
     instead = parser.add_argument_group("instead of training")
     instead.add_argument(
-        "--dry-run", action="store_true", help="check the rows, a few steps, memory and disk, and say how long it will take"
+        "--dry-run",
+        action="store_true",
+        help="check the rows, a few steps, memory and disk, and say how long it will take",
     )
     instead.add_argument(
         "--sweep",
@@ -76,34 +79,53 @@ def add_recipe_options(parser: Any) -> None:
 
     group = parser.add_argument_group("recipe (whatever is not given is the recipe's)")
     group.add_argument("--recipe", choices=tuple(RECIPES), default="laptop", help="default: %(default)s")
-    group.add_argument("--backbone", metavar="NAME", help="encoder to start from: a folder or a hub id, BERT or ModernBERT")
+    group.add_argument(
+        "--backbone", metavar="NAME", help="encoder to start from: a folder or a hub id, BERT or ModernBERT"
+    )
     group.add_argument(
         "--loss",
         metavar="NAME[=WEIGHT]",
         action="append",
         help=f"{', '.join(LOSSES)}; several are added",
     )
-    group.add_argument("--group", metavar="N", type=positive, help="documents of a query that a loss compares")
+    group.add_argument(
+        "--group", metavar="N", type=positive, help="documents of a query that a loss compares"
+    )
     group.add_argument("--learning-rate", metavar="RATE", type=float, help="peak rate")
-    group.add_argument("--head-rate", metavar="FACTOR", type=float, help="the fresh head's rate, as a multiple")
-    group.add_argument("--batch", metavar="PAIRS", type=positive, dest="global_batch", help="of a step, over all processes")
+    group.add_argument(
+        "--head-rate", metavar="FACTOR", type=float, help="the fresh head's rate, as a multiple"
+    )
+    group.add_argument(
+        "--batch", metavar="PAIRS", type=positive, dest="global_batch", help="of a step, over all processes"
+    )
     group.add_argument("--epochs", metavar="N", type=float, help="passes over the rows; 0.5 is half of one")
     group.add_argument("--pooling", choices=("cls", "mean"), help="which token vectors the head reads")
     group.add_argument("--max-length", metavar="TOKENS", type=positive, help="of a pair in training")
     group.add_argument("--warmup", metavar="SHARE", type=float, help="of the steps")
     group.add_argument("--dropout", metavar="SHARE", type=float, help="in the encoder")
-    group.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="of the arithmetic; weights are fp32")
-    group.add_argument("--every", metavar="SHARE", type=float, help="evaluate and save after this share of the steps")
+    group.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), help="of the arithmetic; weights are fp32"
+    )
+    group.add_argument(
+        "--every", metavar="SHARE", type=float, help="evaluate and save after this share of the steps"
+    )
     group.add_argument("--keep", metavar="N", type=positive, help="checkpoints that stay")
     group.add_argument("--subset", metavar="SHARE", type=float, help="of the queries to train on")
-    group.add_argument("--train-embeddings", action="store_true", help="also where the recipe freezes the word vectors")
-    group.add_argument("--seed", metavar="N", type=int, help="of the head, the held-out queries and the order")
+    group.add_argument(
+        "--train-embeddings", action="store_true", help="also where the recipe freezes the word vectors"
+    )
+    group.add_argument(
+        "--seed", metavar="N", type=int, help="of the head, the held-out queries and the order"
+    )
 
 
 def add_watching_options(parser: Any) -> None:
     group = parser.add_argument_group("evaluation")
     group.add_argument(
-        "--held-out", metavar="QUERIES", type=int, help="queries kept for evaluation (default: 500, or a twentieth)"
+        "--held-out",
+        metavar="QUERIES",
+        type=int,
+        help="queries kept for evaluation (default: 500, or a twentieth)",
     )
     group.add_argument(
         "--evaluate",
@@ -118,15 +140,16 @@ def add_watching_options(parser: Any) -> None:
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
+    from dataclasses import fields
+
     from runoff.cli.label import weighted
     from runoff.distill.recipe import recipe
 
     found = recipe(options.recipe)
     loss = dict(weighted(part) for part in options.loss) if options.loss else None
-    names = (
-        "learning_rate head_rate global_batch epochs pooling max_length warmup dropout precision every keep subset seed "
-        "backbone group"
-    ).split()
+    names = [
+        field.name for field in fields(found) if field.name not in ("loss", "weight_decay", "clip", "frozen")
+    ]
     changes = {name: getattr(options, name) for name in names}
     if options.train_embeddings:
         changes["frozen"] = ()
@@ -151,10 +174,14 @@ def run(options: argparse.Namespace) -> None:
     watching = watching_of(options, rows, split)
     folder = backbone_folder(recipe)
     if options.dry_run:
-        _dry_run(options, recipe, rows, split, folder, machine)
+        from runoff.cli.plan import dry_run
+
+        dry_run(options, recipe, rows, split, folder, machine)
         return
     if options.sweep:
-        _sweep(options, recipe, rows, split, folder, machine, watching)
+        from runoff.cli.plan import sweep
+
+        sweep(options, recipe, rows, split, folder, machine, watching)
         return
     report = trained(quiet, recipe, rows, split, folder, options.out.expanduser(), machine, watching)
     if machine.rank == 0:
@@ -212,15 +239,11 @@ def _rows(options: argparse.Namespace, recipe: Recipe, quiet: Any) -> tuple[Labe
 
 def machine_of(options: argparse.Namespace) -> Machine:
     """Device and processes, as torchrun's environment says."""
-    import torch
-
     from runoff.cli.machine import usable_cores
-    from runoff.contracts import InputError
+    from runoff.distill.train import device as device_of
     from runoff.distill.trainer import Machine
 
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("expected a CUDA device, torch sees none: leave --device out to train on the CPU")
+    device = device_of(options.device)
     workers = (4 if device == "cuda" else 0) if options.workers is None else options.workers
     return Machine(
         device,
@@ -240,15 +263,15 @@ def about_machine(recipe: Recipe, backbone: Path, machine: Machine) -> dict[str,
     from runoff import __version__
     from runoff.cli.machine import processor
     from runoff.distill.run import digest
+    from runoff.distill.train import gpu_name
 
     cpu = processor()
     about: dict[str, Any] = {"processor": cpu.name, "cores": cpu.cores, "flags": list(cpu.flags)}
     if machine.device == "cuda":
-        import torch
-
-        about["gpu"] = torch.cuda.get_device_name()
+        about["gpu"] = gpu_name()
     packages = ("torch", "sentence-transformers", "transformers", "datasets", "accelerate")
     return {
+        "command": " ".join(["runoff", *map(shlex.quote, sys.argv[1:])]),
         "backbone": {"name": recipe.backbone, "sha256": digest(backbone)},
         "machine": {**about, "device": machine.device, "processes": machine.world_size},
         "versions": {
@@ -313,7 +336,8 @@ def show(options: argparse.Namespace, report: TrainReport) -> None:
         print_json(facts)
         return
     shown = {
-        "steps": f"{report.steps:,} of {report.pairs / max(report.steps, 1):,.0f} pairs, in {report.seconds / 60:.1f} minutes",
+        "steps": f"{report.steps:,} of {report.pairs / max(report.steps, 1):,.0f} pairs, "
+        f"in {report.seconds / 60:.1f} minutes",
         "speed": f"{report.pairs / max(report.seconds, 1e-9):,.1f} pairs/s, "
         f"{report.tokens / max(report.seconds, 1e-9):,.0f} tokens/s, evaluations counted",
         "loss": f"{report.loss:.4f}",
@@ -325,76 +349,3 @@ def show(options: argparse.Namespace, report: TrainReport) -> None:
         )
     shown["model"] = str(report.model)
     print_facts(open_terminal(), f"a run in {options.out}", shown)
-
-
-def _dry_run(
-    options: argparse.Namespace, recipe: Recipe, rows: LabelledRows, split: Split, backbone: Path, machine: Machine
-) -> None:
-    from dataclasses import asdict
-
-    from runoff.distill.plan import plan
-
-    found = plan(rows, split, recipe, backbone, machine, options.out.expanduser(), about_machine(recipe, backbone, machine))
-    if options.json:
-        print_json({**asdict(found), "recipe": recipe.as_dict()})
-        return
-    shown = {
-        "rows": f"{rows.count:,} of {rows.queries:,} queries; {len(split.held_out):,} queries held out; labels {rows.mean:.3g} "
-        f"on average, deviation {rows.deviation:.3g}",
-        "steps": f"{found.steps:,} of {recipe.global_batch:,} pairs; at most {found.left_out:,} rows fill no batch",
-        "tokens": f"a pair has {found.tokens[0]:.0f} (median), {found.tokens[1]:.0f} (95 %), {found.tokens[2]:.0f} (most); "
-        f"{100 * found.cut_pairs:.1f} % are cut at {recipe.max_length:,}",
-        "model": f"{found.parameters:,} parameters, {found.trained_parameters:,} of them trained, in {found.precision}",
-        "speed": f"{found.pairs_per_second:,.1f} pairs/s, {found.tokens_per_second:,.0f} tokens/s a process",
-        "time": f"{_duration(found.seconds)}, without {found.evaluations} evaluations",
-        "memory": f"{found.memory / 1e9:.2f} GB at most, over a batch of the longest rows too",
-        "disk": f"{found.disk / 1e9:.2f} GB of {found.disk_free / 1e9:.0f} GB free",
-    }
-    print_facts(open_terminal(), "a dry run; nothing was written", shown)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 5400:
-        return f"{seconds / 60:.1f} minutes"
-    return f"{seconds / 3600:.1f} hours" if seconds < 172800 else f"{seconds / 86400:.1f} days"
-
-
-def _sweep(
-    options: argparse.Namespace,
-    recipe: Recipe,
-    rows: LabelledRows,
-    split: Split,
-    backbone: Path,
-    machine: Machine,
-    watching: Watching,
-) -> None:
-    """A run for each rate, in RUN/rate-..., on the same subset; each can be gone on with like any other."""
-    from dataclasses import replace
-
-    from runoff.contracts import InputError
-    from runoff.distill.rows import split as split_rows
-    from runoff.distill.run import Run, plot
-
-    if watching.metric is None:
-        raise InputError("expected held-out queries (or --evaluate) to compare rates by, nothing is evaluated")
-    share = recipe.subset if options.subset else SWEEP_SUBSET
-    out, found = options.out.expanduser(), []
-    for rate in dict.fromkeys(options.sweep):
-        changed = replace(recipe, learning_rate=rate, subset=share)
-        part = split_rows(rows, len(split.held_out), changed)
-        folder = out / f"rate-{rate:g}"
-        report = trained(options, changed, rows, part, backbone, folder, machine, watching)
-        last = report.last or {}
-        found.append({"learning_rate": rate, "loss": report.loss, str(report.metric): last.get("value")})
-    metric = str(watching.metric)
-    best = max(found, key=lambda entry: entry[metric])
-    lines = {f"{entry['learning_rate']:g}": Run(out / f"rate-{entry['learning_rate']:g}").lines() for entry in found}
-    plot(lines, out / "sweep.svg", metric)
-    if options.json:
-        print_json({"rates": found, "best": best["learning_rate"], "metric": metric, "subset": share})
-        return
-    shown = {
-        f"{entry['learning_rate']:g}": f"{metric} {entry[metric]:.4f}, loss {entry['loss']:.4f}" for entry in found
-    }
-    shown["best"] = f"{best['learning_rate']:g}; curves in {out / 'sweep.svg'}"
-    print_facts(open_terminal(), f"learning rates on {100 * share:g} % of the queries", shown)

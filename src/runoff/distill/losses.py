@@ -34,7 +34,7 @@ def centred_mse(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
 
 
 def margin_mse(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Squared differences of the margins between a group's best label and each other (Hofstätter et al., 2010.02666)."""
+    """Squared differences of the margins from a group's best label to each other (Hofstätter et al., 2010.02666)."""
     best = labels.masked_fill(mask == 0, -math.inf).argmax(1, keepdim=True)
     others = mask.scatter(1, best, 0.0)
     return mse(scores.gather(1, best) - scores, labels.gather(1, best) - labels, others)
@@ -58,7 +58,8 @@ def lambda_loss(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     from torch.nn import functional
 
     grades = _grades(labels, mask)
-    order = scores.masked_fill(mask == 0, -math.inf).argsort(1, descending=True, stable=True)
+    padded = scores.masked_fill(mask == 0, -math.inf)
+    order = torch.sort(padded, dim=1, descending=True, stable=True).indices
     scores, grades, labels, mask = (values.gather(1, order) for values in (scores, grades, labels, mask))
     places = torch.arange(1, scores.shape[1] + 1, device=scores.device, dtype=scores.dtype)
     discounts = torch.log2(1 + places)
@@ -75,10 +76,8 @@ def lambda_loss(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
 
 def listwise(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     """KL divergence from the softmax of a group's labels to that of its scores; a term a group."""
-    import torch
-
     wanted = _log_softmax(labels, mask)
-    return (wanted.exp() * (wanted - _log_softmax(scores, mask)) * mask).nan_to_num(0.0).sum(1).to(torch.float32)
+    return (wanted.exp() * (wanted - _log_softmax(scores, mask)) * mask).sum(1)
 
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]

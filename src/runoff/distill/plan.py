@@ -50,7 +50,7 @@ def plan(
     out: Path,
     about: Mapping[str, Any],
 ) -> Plan:
-    """Takes `TIMED_STEPS` steps, one of them of the longest rows there are, in a scratch folder; writes nothing to `out`.
+    """Takes a few steps, the first with the longest rows there are, in a scratch folder; writes nothing to `out`.
 
     `seconds` leaves evaluations out, whose length depends on what is judged. Raises `InputError` where the disk is too
     small for the checkpoints.
@@ -72,8 +72,8 @@ def plan(
     free = shutil.disk_usage(_existing(out)).free
     if disk > free:
         raise InputError(
-            f"{out}: the run needs {disk / 1e9:.1f} GB ({recipe.keep} checkpoints of {each / 1e9:.2f} GB and the rows), "
-            f"the disk has {free / 1e9:.1f} GB: take --keep 1, or another disk"
+            f"{out}: the run needs {disk / 1e9:.1f} GB ({recipe.keep} checkpoints of {each / 1e9:.2f} GB, and the "
+            f"rows), the disk has {free / 1e9:.1f} GB: take --keep 1, or another disk"
         )
     all_pairs = steps * recipe.global_batch
     return Plan(

@@ -54,9 +54,7 @@ class Split:
     held_out: Numbers
 
 
-def checked_rows(
-    folder: str | Path, advance: Callable[[int], object] = lambda _count: None
-) -> LabelledRows:
+def checked_rows(folder: str | Path, advance: Callable[[int], object] = lambda _count: None) -> LabelledRows:
     """Reads all rows once, as a stream, and says what is there; rows of a query that stand apart count as two queries.
 
     Raises `InputError` with file and row for labels that are not finite and for empty texts, and for labels that are
@@ -207,5 +205,6 @@ def _characters(batch: pa.RecordBatch) -> int:
     import pyarrow.compute as compute
 
     return sum(
-        int(compute.sum(compute.utf8_length(batch.column(name))).as_py() or 0) for name in ("query", "document")
+        int(compute.sum(compute.utf8_length(batch.column(name))).as_py() or 0)
+        for name in ("query", "document")
     )

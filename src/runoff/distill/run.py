@@ -1,11 +1,11 @@
 """A training run's folder: what it was, what it has measured, and where it can go on.
 
-    RUN/run.json       recipe, rows, machine; figures and which checkpoint was chosen once `complete`
-    RUN/log.jsonl      a line for each logged step and each evaluation
-    RUN/checkpoints/   the trainer's own; one counts from when `whole.json` lies in it
-    RUN/tensorboard/   the same figures for TensorBoard
-    RUN/curves.svg     the same as a picture
-    RUN/model/         the chosen model, in sentence-transformers' layout, fp32
+RUN/run.json       recipe, rows, machine; figures and which checkpoint was chosen once `complete`
+RUN/log.jsonl      a line for each logged step and each evaluation
+RUN/checkpoints/   the trainer's own; one counts from when `whole.json` lies in it
+RUN/tensorboard/   the same figures for TensorBoard
+RUN/curves.svg     the same as a picture
+RUN/model/         the chosen model, in sentence-transformers' layout, fp32
 """
 
 from __future__ import annotations
@@ -60,11 +60,10 @@ class Run:
             found = self.manifest()
             before, now = found.get("identity", {}), wanted["identity"]
             if differing := sorted(name for name in {*before, *now} if before.get(name) != now.get(name)):
-                shown = "; ".join(
-                    f"{name} {_shown(before.get(name), now.get(name))}" for name in differing
-                )
+                shown = "; ".join(f"{name} {_shown(before.get(name), now.get(name))}" for name in differing)
                 raise InputError(
-                    f"{self.folder} is a run begun with another {shown}. Give the same again to go on, or another folder."
+                    f"{self.folder} is a run begun with another {shown}. Give the same again to go on, or another "
+                    "folder."
                 )
             return found
         if self.folder.exists() and any(self.folder.iterdir()):
@@ -152,7 +151,9 @@ class Run:
         return whole[step]
 
 
-def plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path, metric: str | None = None) -> None:
+def plot(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path, metric: str | None = None
+) -> None:
     """Draws loss, learning rate and evaluations of one or several runs' log lines, as a picture file."""
     try:
         from matplotlib.figure import Figure
@@ -166,7 +167,11 @@ def plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path, metr
         loss.plot(at, [line["loss"] for line in steps], linewidth=1.0, label=name)
         rate.plot(at, [line.get("learning_rate", 0.0) for line in steps], linewidth=1.0)
         for key in _evaluated(lines, metric):
-            found = [(line["step"], line[key]) for line in lines if key in line and line.get("kind") == "evaluation"]
+            found = [
+                (line["step"], line[key])
+                for line in lines
+                if key in line and line.get("kind") == "evaluation"
+            ]
             label = key if len(runs) == 1 else f"{name} {key}"
             judged.plot(*zip(*found, strict=True), marker="o", markersize=3, linewidth=1.0, label=label)
     for axis, title in ((loss, "loss"), (rate, "learning rate"), (judged, "evaluations")):

@@ -40,7 +40,7 @@ def build(folder: Path, recipe: Recipe, device: str) -> CrossEncoder:
     """
     family = _family(folder)
     model_kwargs = {"attn_implementation": attention.implementation(family, device), "dtype": "float32"}
-    with _quiet_loading():
+    with quietly():
         model = _loaded(folder, family, recipe, device, model_kwargs)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -53,7 +53,9 @@ def build(folder: Path, recipe: Recipe, device: str) -> CrossEncoder:
     return model
 
 
-def _loaded(folder: Path, family: str, recipe: Recipe, device: str, model_kwargs: dict[str, str]) -> CrossEncoder:
+def _loaded(
+    folder: Path, family: str, recipe: Recipe, device: str, model_kwargs: dict[str, str]
+) -> CrossEncoder:
     identity = torch.nn.Identity()
     if _is_of_this_architecture(folder):
         return CrossEncoder(str(folder), device=device, activation_fn=identity, model_kwargs=model_kwargs)
@@ -69,8 +71,8 @@ def _loaded(folder: Path, family: str, recipe: Recipe, device: str, model_kwargs
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Without transformers' bar and its list of layers that "were not sharded"."""
+def quietly() -> Iterator[None]:
+    """Without transformers' bars and its remarks, such as the list of layers that "were not sharded"."""
     from transformers.utils import logging
 
     level, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -69,28 +69,46 @@ class RerankerTeacher:
         return np.asarray(scores, np.float32).reshape(-1)
 
 
-class SimilarityTeacher:
-    """An embedder's cosine of query and document; every text of a call is embedded once."""
+KEPT_BYTES = 512 << 20
+"""Vectors that an embedder's teacher keeps: 350,000 of 384 numbers. A document stands in the lists of many queries:
+15,000 questions with 60 candidates each met every one of 26,000 passages 34 times."""
 
-    def __init__(self, model: TextEmbedder) -> None:
+
+class SimilarityTeacher:
+    """An embedder's cosine of query and document; a text is embedded once as long as its vector is kept."""
+
+    def __init__(self, model: TextEmbedder, kept_bytes: int = KEPT_BYTES) -> None:
         self._model = model
+        self._queries = _Vectors(lambda texts: [model.encode_query(text) for text in texts], kept_bytes // 4)
+        self._documents = _Vectors(model.encode_document, kept_bytes - kept_bytes // 4)
 
     @property
     def name(self) -> str:
         return self._model.name
 
     def score_pairs(self, pairs: Sequence[Pair]) -> FloatArray:
-        queries, documents = (list(dict.fromkeys(part)) for part in zip(*pairs, strict=True))
-        left = _unit([self._model.encode_query(query) for query in queries])
-        right = _unit(self._model.encode_document(documents))
-        row, column = ({text: i for i, text in enumerate(texts)} for texts in (queries, documents))
-        scores: FloatArray = np.einsum(
-            "nd,nd->n",
-            left[[row[query] for query, _ in pairs]],
-            right[[column[document] for _, document in pairs]],
-            dtype=np.float32,
-        )
+        left = self._queries.of([query for query, _ in pairs])
+        right = self._documents.of([document for _, document in pairs])
+        scores: FloatArray = np.einsum("nd,nd->n", left, right, dtype=np.float32)
         return scores
+
+
+class _Vectors:
+    """Unit vectors of texts; the newest are kept, `kept_bytes` of them."""
+
+    def __init__(self, embed: Callable[[list[str]], Any], kept_bytes: int) -> None:
+        self._embed, self._kept_bytes = embed, kept_bytes
+        self._kept: dict[str, FloatArray] = {}
+
+    def of(self, texts: Sequence[str]) -> FloatArray:
+        """[N, D]."""
+        if fresh := [text for text in dict.fromkeys(texts) if text not in self._kept]:
+            self._kept.update(zip(fresh, _unit(self._embed(fresh)), strict=True))
+        found: FloatArray = np.stack([self._kept[text] for text in texts])
+        room = self._kept_bytes // max(1, found.shape[1] * found.itemsize)
+        for text in list(self._kept)[: max(0, len(self._kept) - room)]:
+            del self._kept[text]
+        return found
 
 
 def _unit(vectors: Any) -> FloatArray:
@@ -104,9 +122,10 @@ def _unit(vectors: Any) -> FloatArray:
 class TeachReport:
     """How many pairs the candidates have, how many were scored now, and how many had been before or stand there twice.
 
-    `mean` and `deviation` are of all scores of the folder.
+    `teacher` is its name; `mean` and `deviation` are of all scores of the folder.
     """
 
+    teacher: str
     pairs: int
     scored: int
     known: int
@@ -150,44 +169,60 @@ def teach(
     too. Raises `InputError` with file and row for a text that is empty, `ScoreError` with the same for a score that
     is not a finite number, and `InputError` where all scores are one and the same: nothing can be learned from them.
     """
-    source, scores = Shards(candidates, candidate_shards.KIND), Shards(out, KIND)
-    source.checked()
-    if shard_pairs < 1:
-        raise InputError(f"expected 1 pair or more in a shard, got {shard_pairs}")
+    source = checked_source(candidates, shard_pairs)
+    scores = Shards(out, KIND)
     scores.begin({"teacher": teacher.name, **(about or {})})
     known = KnownKeys.of(scores)
-    number = scores.next_number()
     pairs = scored = 0
-    for block in _blocks(source, shard_pairs, known, advance):
+    for block in unscored(source, shard_pairs, known, advance):
         pairs += block.seen
         if not block.rows:
             continue
-        found = _scored(teacher, block.rows)
-        scores.write(
-            number,
-            {
-                "key": [row.key for row in block.rows],
-                "query_id": [row.query_id for row in block.rows],
-                "document_id": [row.document_id for row in block.rows],
-                "score": found,
-            },
-            schema(),
+        found = scores_of(teacher, block.rows)
+        keys = [row.key for row in block.rows]
+        write_scores(
+            scores,
+            keys,
+            [row.query_id for row in block.rows],
+            [row.document_id for row in block.rows],
+            found,
         )
-        known.add([row.key for row in block.rows])
-        number += 1
-        scored += len(block.rows)
-        advance(len(block.rows))
-    mean, deviation = spread(scores)
+        known.add(keys)
+        scored += len(keys)
+        advance(len(keys))
+    return finished(scores, teacher.name, pairs, scored, known.count)
+
+
+def checked_source(candidates: str | Path, shard_pairs: int) -> Shards:
+    """The candidates, once they are known to be complete; `InputError` where they or the shards' size cannot be."""
+    source = Shards(candidates, candidate_shards.KIND)
+    source.checked()
+    if shard_pairs < 1:
+        raise InputError(f"expected 1 pair or more in a shard, got {shard_pairs}")
+    return source
+
+
+def write_scores(
+    scores: Shards, keys: Sequence[bytes], query_ids: Sequence[str], document_ids: Sequence[str], found: Any
+) -> None:
+    """A new shard behind the last one; all arguments are [N]."""
+    columns = {"key": keys, "query_id": query_ids, "document_id": document_ids, "score": found}
+    scores.write(scores.next_number(), columns, schema())
+
+
+def finished(scores: Shards, teacher: str, pairs: int, scored: int, known: int) -> TeachReport:
+    """The report of a folder that has all its scores and is marked so; `InputError` where they are one and the same."""
+    mean, deviation = score_moments(scores)
     if pairs > 1 and deviation == 0.0:
         raise InputError(
-            f"{teacher.name} gave every pair the same score ({mean:g}): nothing can be learned from it. Is it a "
+            f"{teacher} gave every pair the same score ({mean:g}): nothing can be learned from it. Is it a "
             "reranker (or an embedder) at all, and were its weights found?"
         )
-    scores.finish({"counts": {"pairs": known.count}, "mean": mean, "deviation": deviation})
-    return TeachReport(pairs, scored, pairs - scored, mean, deviation)
+    scores.finish({"counts": {"pairs": known}, "mean": mean, "deviation": deviation})
+    return TeachReport(teacher, pairs, scored, pairs - scored, mean, deviation)
 
 
-def spread(scores: Shards) -> tuple[float, float]:
+def score_moments(scores: Shards) -> tuple[float, float]:
     """Mean and standard deviation of all scores of a folder."""
     all_scores = Moments()
     for _, batch in scores.batches(["score"]):
@@ -225,11 +260,17 @@ class KnownKeys:
         self._sorted: list[Keys] = []
 
     @classmethod
-    def of(cls, scores: Shards) -> KnownKeys:
-        """The keys of all pairs that the folder has scores of."""
+    def of(cls, scores: Shards, files: Sequence[Path] | None = None) -> KnownKeys:
+        """The keys of all pairs that the folder (or those of its files alone) has scores of."""
         known = cls()
-        for _, batch in scores.batches(["key"]):
+        for _, batch in scores.batches(["key"], files=files):
             known.add(batch.column("key").to_pylist())
+        return known
+
+    def copy(self) -> KnownKeys:
+        """The same keys; what is added to the one is not in the other."""
+        known = KnownKeys()
+        known._sorted = list(self._sorted)
         return known
 
     @property
@@ -269,7 +310,9 @@ def located(known: Keys, asked: Keys) -> tuple[npt.NDArray[np.intp], npt.NDArray
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
+    """A pair to score, its key, and where it stands."""
+
     key: bytes
     query_id: str
     query: str
@@ -279,17 +322,22 @@ class _Row:
 
 
 @dataclass(slots=True)
-class _Block:
+class Block:
     """Pairs to score, and how many rows were looked at to find them."""
 
-    rows: list[_Row]
+    rows: list[Row]
     seen: int = 0
 
 
-def _blocks(
+def unscored(
     source: Shards, size: int, known: KnownKeys, advance: Callable[[int], object]
-) -> Iterator[_Block]:
-    block = _Block([])
+) -> Iterator[Block]:
+    """Blocks of `size` pairs that `known` does not have, each pair once; the caller adds their keys to `known`.
+
+    The last block may be empty. `advance` hears of each pair that is passed over. Raises `InputError` with file and
+    row for a text that is empty.
+    """
+    block = Block([])
     for first, batch in source.batches(["query_id", "query", "document_id", "document"], size):
         rows = _read(first, batch)
         is_known = known.has([row.key for row in rows])
@@ -304,11 +352,11 @@ def _blocks(
             block.rows.append(row)
             if len(block.rows) == size:
                 yield block
-                block = _Block([])
+                block = Block([])
     yield block
 
 
-def _read(first: Place, batch: pa.RecordBatch) -> list[_Row]:
+def _read(first: Place, batch: pa.RecordBatch) -> list[Row]:
     columns = [batch.column(name).to_pylist() for name in ("query_id", "query", "document_id", "document")]
     rows = []
     for number, (query_id, query, document_id, document) in enumerate(zip(*columns, strict=True)):
@@ -318,11 +366,11 @@ def _read(first: Place, batch: pa.RecordBatch) -> list[_Row]:
                 raise InputError(
                     f"{place}: expected a text as {name}, got {text!r}. Collect the candidates anew."
                 )
-        rows.append(_Row(pair_key(query, document), query_id, query, document_id, document, place))
+        rows.append(Row(pair_key(query, document), query_id, query, document_id, document, place))
     return rows
 
 
-def _scored(teacher: Teacher, rows: Sequence[_Row]) -> FloatArray:
+def scores_of(teacher: Teacher, rows: Sequence[Row]) -> FloatArray:
     """The teacher's scores of the rows, each a finite number; an error says which rows."""
     among = f"among {len(rows)} pairs from {rows[0].place} to {rows[-1].place}; nothing of them was written"
     try:

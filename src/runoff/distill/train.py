@@ -123,8 +123,27 @@ def train(
     checkpoint = _shared(checkpoint, machine)
     trainer.pairs, trainer.tokens = int(kept.get("pairs", 0)), int(kept.get("tokens", 0))
     reporting.begin(steps, int(kept.get("step", 0)))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return _finished(trainer, run, watching, machine, steps)
+    from runoff.distill import student
+
+    with student.quietly():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        return _finished(trainer, run, watching, machine, steps)
+
+
+def device(asked: str | None = None) -> str:
+    """ "cuda" where torch sees a GPU, else "cpu"; `InputError` for cuda where there is none."""
+    import torch
+
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise InputError("expected a CUDA device, torch sees none: leave --device out to train on the CPU")
+    return asked or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def gpu_name() -> str:
+    import torch
+
+    name: str = torch.cuda.get_device_name()
+    return name
 
 
 def check_extra() -> None:
@@ -161,7 +180,8 @@ def prepared(
     import torch
     from transformers import set_seed
 
-    from runoff.distill import student, trainer as trainers
+    from runoff.distill import student
+    from runoff.distill import trainer as trainers
     from runoff.distill.steps import Step
 
     set_seed(recipe.seed)
@@ -196,7 +216,9 @@ def prepared(
     return made, steps
 
 
-def _finished(trainer: DistilTrainer, run: Run, watching: Watching, machine: Machine, steps: int) -> TrainReport:
+def _finished(
+    trainer: DistilTrainer, run: Run, watching: Watching, machine: Machine, steps: int
+) -> TrainReport:
     """Chooses between the best checkpoint and the last, and writes the model, the picture and the manifest."""
     if machine.rank != 0:
         return TrainReport(steps, 0, 0, 0.0, float("nan"), watching.metric, None, None, "last", run.model)

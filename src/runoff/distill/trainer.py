@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ Evaluate = Callable[[Callable[[Sequence[Pair]], FloatArray]], Metrics]
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a run may use: device, processes, this one's number, threads, and pieces of how many tokens (0: by device)."""
+    """What a run may use: device, processes, this one's number, threads, tokens of a piece (0: by device)."""
 
     device: str = "cpu"
     world_size: int = 1
@@ -52,7 +53,7 @@ class Machine:
         return self.budget or (CPU_BUDGET if self.device == "cpu" else GPU_BUDGET)
 
 
-class Watch(BaseEvaluator):
+class Watch(BaseEvaluator):  # type: ignore[misc]
     """Our evaluations under the name of one of sentence-transformers'."""
 
     def __init__(self, evaluations: Mapping[str, Evaluate], step: Step, tokenize: Tokenize) -> None:
@@ -127,7 +128,9 @@ class Collate(CrossEncoderDataCollator):  # type: ignore[misc]
         assert self.pairs_to_rows is not None
         pairs = [(row["query"], row["document"]) for row in features]
         labels = np.array([row["label"] for row in features], np.float32)
-        return {"rows": self.pairs_to_rows(pairs, labels, runs([row["query_id"] for row in features], self.group))}
+        return {
+            "rows": self.pairs_to_rows(pairs, labels, runs([row["query_id"] for row in features], self.group))
+        }
 
 
 class DealtBatches(DefaultBatchSampler):  # type: ignore[misc]
@@ -147,7 +150,7 @@ class DealtBatches(DefaultBatchSampler):  # type: ignore[misc]
         return self.deal.batches(self.epoch)
 
 
-class _Holder(torch.nn.Module):
+class _Holder(torch.nn.Module):  # type: ignore[misc]
     """Where sentence-transformers looks for what is trained; the loss itself is in `Step`."""
 
     def __init__(self, model: CrossEncoder) -> None:
@@ -163,12 +166,19 @@ class DistilTrainer(CrossEncoderTrainer):  # type: ignore[misc]
         self._pool = ThreadPoolExecutor(machine.threads)
         self.pairs = self.tokens = 0
         super().__init__(loss=_Holder(options["model"]), **options)
-        step.context = self.compute_loss_context_manager
+        step.context = partial(
+            torch.autocast, self.args.device.type, dtype=torch.bfloat16, enabled=self.args.bf16
+        )
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """None: `runoff publish` writes the card. (Its statistics also fail on columns that have nulls.)"""
 
     def get_batch_sampler(self, dataset: Any, batch_size: int, **_options: Any) -> DealtBatches:
         return DealtBatches(self.deal, batch_size)
 
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
         """The batch's loss, its gradients left in the parameters."""
         model.train()
         rows = self._prepare_inputs(inputs)["rows"].to(self.args.device)
@@ -219,7 +229,9 @@ class DistilTrainer(CrossEncoderTrainer):  # type: ignore[misc]
 class Journal(TrainerCallback):  # type: ignore[misc]
     """Writes what the trainer says to the run, and marks a checkpoint once it is whole."""
 
-    def __init__(self, run: Run, metric: str | None, advance: Callable[[int], object], say: Callable[[str], object]):
+    def __init__(
+        self, run: Run, metric: str | None, advance: Callable[[int], object], say: Callable[[str], object]
+    ):
         self._run, self._metric, self._advance, self._say = run, metric, advance, say
         self._begun = time.monotonic()
         self.trainer: DistilTrainer | None = None
@@ -227,7 +239,9 @@ class Journal(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_options: Any) -> None:
         self._advance(1)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_options: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_options: Any
+    ) -> None:
         if not state.is_world_process_zero or logs is None or "train_runtime" in logs:
             return
         line = {name: value for name, value in logs.items() if name not in ("epoch", "total_flos")}
@@ -237,7 +251,10 @@ class Journal(TrainerCallback):  # type: ignore[misc]
             line.pop(name, None)
         self._run.log({"step": state.global_step, "kind": kind, "seconds": round(self.seconds, 2), **line})
         if kind == "evaluation":
-            self._say(f"step {state.global_step}: " + ", ".join(f"{name} {value:.4f}" for name, value in line.items()))
+            self._say(
+                f"step {state.global_step}: "
+                + ", ".join(f"{name} {value:.4f}" for name, value in line.items())
+            )
 
     def on_save(self, args: Any, state: Any, control: Any, **_options: Any) -> None:
         if state.is_world_process_zero and self.trainer is not None:
@@ -250,7 +267,9 @@ class Journal(TrainerCallback):  # type: ignore[misc]
         return self._run.seconds_before + time.monotonic() - self._begun
 
 
-def arguments(recipe: Recipe, machine: Machine, run: Path, steps: int, metric: str | None, precision: str) -> Any:
+def arguments(
+    recipe: Recipe, machine: Machine, run: Path, steps: int, metric: str | None, precision: str
+) -> Any:
     """The trainer's arguments, as far as a recipe decides them."""
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run / "tensorboard"))
     interval = max(1, round(steps * recipe.every))
@@ -288,6 +307,6 @@ def arguments(recipe: Recipe, machine: Machine, run: Path, steps: int, metric: s
 
 
 def quiet(trainer: Any) -> None:
-    """Takes the trainer's own lines, bars and cards off: the run has its own, and `runoff publish` writes the card."""
-    for callback in (ProgressCallback, PrinterCallback, trainer.model_card_callback_class):
+    """Takes the trainer's own lines and bars off: the run has its own."""
+    for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)

@@ -3,8 +3,9 @@
     python recipes/runoff_nano --data PAIRS --out BUILD
 
 The pairs become documents, queries and judgements (prepare.py). Then every step is a `runoff` command, shown before it
-runs; stopped at any point, the same line goes on there. The teacher is an ensemble: the cosine of all-MiniLM-L6-v2, what
-BM25 said, and a bonus for the known answer (no larger model was in reach). The student starts from the same encoder.
+runs; stopped at any point, the same line goes on there. The teacher is an ensemble: the cosine of all-MiniLM-L6-v2,
+what BM25 said, and a bonus for the known answer (no larger model was in reach). The student starts from the same
+encoder.
 """
 
 import argparse

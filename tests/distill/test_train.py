@@ -141,6 +141,18 @@ def test_frozen_word_vectors_stay_as_they_were(training, rows, bert, tmp_path):
     )
 
 
+def test_a_student_may_have_some_of_its_backbone_s_layers(training, rows, bert, tmp_path):
+    report = training.start(rows, tmp_path / "run", bert, epochs=0.1, layers=2, held_out=0)
+    config = json.loads((report.model / "config.json").read_text())
+    assert config["num_hidden_layers"] == 2
+    assert CrossEncoder(str(report.model)).predict([("bela", "mato")]).shape == (1,)
+
+
+def test_more_layers_than_there_are_is_refused(training, rows, bert, tmp_path):
+    with pytest.raises(InputError, match="at most the 3 layers"):
+        training.start(rows, tmp_path / "run", bert, layers=4)
+
+
 @pytest.mark.parametrize("loss", ["centred_mse", "margin_mse", "ranknet", "lambda", "listwise"])
 def test_every_grouped_loss_trains(training, rows, bert, loss, tmp_path):
     report = training.start(rows, tmp_path / "run", bert, loss={loss: 1.0}, group=4, epochs=0.4)

@@ -143,6 +143,7 @@ RECIPE = (
     *(
         "recipe",
         "backbone",
+        "layers",
         "group",
         "learning_rate",
         "head_rate",

@@ -83,6 +83,9 @@ def add_recipe_options(parser: Any) -> None:
         "--backbone", metavar="NAME", help="encoder to start from: a folder or a hub id, BERT or ModernBERT"
     )
     group.add_argument(
+        "--layers", metavar="N", type=positive, help="of the backbone's (BERT), spread evenly: a smaller student"
+    )
+    group.add_argument(
         "--loss",
         metavar="NAME[=WEIGHT]",
         action="append",

@@ -28,6 +28,7 @@ class Recipe:
     learning_rate   peak of the encoder's rate, after `warmup` (a share of all steps), then linear to 0
     head_rate       the fresh head's rate, as a multiple of it
     global_batch    pairs of one optimiser step, over all processes
+    layers          of the backbone's (BERT), spread evenly; 0: all of them
     group           documents of a query that a grouped loss sees at once; 1: rows are shuffled singly
     loss            loss -> weight; their weighted sum is trained
     epochs          passes over the rows; a fraction stops within one
@@ -40,6 +41,7 @@ class Recipe:
     backbone: str
     learning_rate: float
     global_batch: int
+    layers: int = 0
     pooling: Pooling = "cls"
     loss: Mapping[str, float] = field(default_factory=lambda: {"mse": 1.0})
     group: int = 1
@@ -107,7 +109,7 @@ def _check_numbers(recipe: Recipe) -> None:
     for name in ("warmup", "dropout", "every", "subset"):
         if getattr(recipe, name) > 1:
             raise InputError(f"expected a share from 0 to 1 as {name}, got {getattr(recipe, name)}")
-    for name, least in (("global_batch", 1), ("group", 1), ("keep", 1), ("max_length", 8)):
+    for name, least in (("layers", 0), ("global_batch", 1), ("group", 1), ("keep", 1), ("max_length", 8)):
         if getattr(recipe, name) < least:
             raise InputError(f"expected {name} of {least} or more, got {getattr(recipe, name)}")
 

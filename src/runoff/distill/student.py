@@ -60,6 +60,8 @@ def _loaded(
     if _is_of_this_architecture(folder):
         return CrossEncoder(str(folder), device=device, activation_fn=identity, model_kwargs=model_kwargs)
     encoder = Transformer(str(folder), model_kwargs=model_kwargs, max_seq_length=_longest(folder, family))
+    if recipe.layers:
+        _keep_layers(encoder.model, recipe.layers, folder)
     width = encoder.get_embedding_dimension()
     head = [
         Pooling(width, recipe.pooling),
@@ -86,28 +88,6 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def layers_kept(folder: Path, count: int, out: Path) -> None:
-    """Writes the encoder in `folder` with `count` of its layers, spread evenly, as the start of a smaller student.
-
-    For BERT encoders. Raises `InputError` for a count that is not less than what there is.
-    """
-    from transformers import AutoModel, AutoTokenizer
-
-    model = AutoModel.from_pretrained(folder)
-    if model.config.model_type != "bert":
-        raise UnsupportedModelError(
-            f"expected a BERT encoder to take layers from, {folder} is {model.config.model_type}"
-        )
-    layers = model.encoder.layer
-    if not 1 <= count < len(layers):
-        raise InputError(f"expected 1 to {len(layers) - 1} of the {len(layers)} layers, got {count}")
-    chosen = [round(place * (len(layers) - 1) / max(count - 1, 1)) for place in range(count)]
-    model.encoder.layer = torch.nn.ModuleList([layers[number] for number in chosen])
-    model.config.num_hidden_layers = count
-    model.save_pretrained(out)
-    AutoTokenizer.from_pretrained(folder).save_pretrained(out)
-
-
 def word_vectors(model: CrossEncoder) -> torch.nn.Parameter:
     """The table of word vectors, [vocabulary, H]."""
     weight: torch.nn.Parameter = model[0].model.get_input_embeddings().weight
@@ -121,6 +101,21 @@ def counts(model: CrossEncoder) -> Counts:
         word_vectors(model).numel(),
         sum(p.numel() for p in parameters if p.requires_grad),
     )
+
+
+def _keep_layers(encoder: Any, count: int, folder: Path) -> None:
+    """Leaves `count` of a BERT encoder's layers, spread evenly from the first to the last."""
+    if encoder.config.model_type != "bert":
+        raise UnsupportedModelError(
+            f"expected a BERT encoder to take {count} layers of, {folder} is {encoder.config.model_type}: which layers "
+            "are global hangs on their places there. Start from a smaller one"
+        )
+    layers = encoder.encoder.layer
+    if count > len(layers):
+        raise InputError(f"expected at most the {len(layers)} layers of {folder}, got {count}")
+    chosen = [round(place * (len(layers) - 1) / max(count - 1, 1)) for place in range(count)]
+    encoder.encoder.layer = torch.nn.ModuleList([layers[number] for number in chosen])
+    encoder.config.num_hidden_layers = count
 
 
 def _config(folder: Path) -> dict[str, Any]:

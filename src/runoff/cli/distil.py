@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import shlex
 from collections.abc import Iterator
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 from runoff.cli.options import Commands, new_command, positive
@@ -87,14 +90,18 @@ def run(options: argparse.Namespace) -> None:
     if not options.teacher and not options.similarity:
         raise InputError("expected at least one --teacher or --similarity, whose scores are to be learned")
     commands = list(_commands(options))
-    done = []
+    steps = []
     for number, command in enumerate(commands, start=1):
         note(f"{number} of {len(commands)}: runoff {shlex.join(command)}")
-        each = build_parser().parse_args([*command, "--debug"] if options.debug else command)
-        each.run(each)
-        done.append("runoff " + shlex.join(command))
+        asked = [*command, *(["--debug"] if options.debug else []), *(["--json"] if options.json else [])]
+        each = build_parser().parse_args(asked)
+        said = io.StringIO()
+        with redirect_stdout(said) if options.json else nullcontext():
+            each.run(each)
+        if options.json:
+            steps.append({"command": "runoff " + shlex.join(command), "facts": json.loads(said.getvalue())})
     if options.json:
-        print_json({"commands": done, "model": None if options.dry_run else str(options.out / "model")})
+        print_json({"steps": steps, "model": None if options.dry_run else str(options.out / "model")})
 
 
 def _commands(options: argparse.Namespace) -> Iterator[list[str]]:

@@ -83,7 +83,10 @@ def add_recipe_options(parser: Any) -> None:
         "--backbone", metavar="NAME", help="encoder to start from: a folder or a hub id, BERT or ModernBERT"
     )
     group.add_argument(
-        "--layers", metavar="N", type=positive, help="of the backbone's (BERT), spread evenly: a smaller student"
+        "--layers",
+        metavar="N",
+        type=positive,
+        help="of the backbone's (BERT), spread evenly: a smaller student",
     )
     group.add_argument(
         "--loss",
@@ -211,7 +214,10 @@ def trained(
         def begin(_steps: int, done: int) -> None:
             bar.update(done)
 
-        say = bar.write if hasattr(bar, "write") else lambda _line: None
+        def say(line: str) -> None:
+            if not options.json:
+                bar.write(line, file=sys.stderr)
+
         return train(
             rows,
             split,

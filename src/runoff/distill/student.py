@@ -58,7 +58,10 @@ def _loaded(
 ) -> CrossEncoder:
     identity = torch.nn.Identity()
     if _is_of_this_architecture(folder):
-        return CrossEncoder(str(folder), device=device, activation_fn=identity, model_kwargs=model_kwargs)
+        model = CrossEncoder(str(folder), device=device, activation_fn=identity, model_kwargs=model_kwargs)
+        if recipe.layers:
+            _keep_layers(model[0].model, recipe.layers, folder)
+        return model
     encoder = Transformer(str(folder), model_kwargs=model_kwargs, max_seq_length=_longest(folder, family))
     if recipe.layers:
         _keep_layers(encoder.model, recipe.layers, folder)

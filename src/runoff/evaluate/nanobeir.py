@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from typing import Any
 
 from runoff.contracts import FloatArray, InputError, MissingExtraError, Pair
@@ -42,14 +44,15 @@ def nanobeir(
             "NanoBEIR needs sentence-transformers: pip install 'runoff[train]'"
         ) from error
     try:
-        evaluator = CrossEncoderNanoBEIREvaluator(
-            list(sets), dataset, rerank_k=DEPTH, always_rerank_positives=False, write_csv=False
-        )
+        with redirect_stderr(io.StringIO()):  # its bar, which no option turns off
+            evaluator = CrossEncoderNanoBEIREvaluator(
+                list(sets), dataset, rerank_k=DEPTH, always_rerank_positives=False, write_csv=False
+            )
     except (ValueError, OSError, ImportError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise InputError(
-            f"expected NanoBEIR at {dataset}, it cannot be reached{offline}: {error} Evaluate on held-out queries or a "
-            "judged folder of your own instead: --evaluate held-out, --evaluate FOLDER"
+            f"expected NanoBEIR at {dataset}, it cannot be reached{offline}: {str(error).splitlines()[0]} Evaluate on "
+            "held-out queries or a judged folder of your own instead: --evaluate held-out, --evaluate FOLDER"
         ) from error
 
     def evaluate(score: Callable[[Sequence[Pair]], FloatArray]) -> dict[str, float]:

@@ -157,9 +157,20 @@ def latency() -> str:
 
 
 def engines() -> str:
-    """Pairs a second of every engine on every shape of the newest full run."""
-    full = full_rows("engines")
-    shapes = list(dict.fromkeys(row["settings"]["shape"] for row in full))
+    """Pairs a second of every engine on every shape, a table for each machine, the newest first."""
+    full = [
+        row for row in rows("engines") if row["settings"]["form"] == "full" and not row["settings"]["isa"]
+    ]
+    machines: dict[str, list[Row]] = {}
+    for row in reversed(full):
+        machines.setdefault(json.dumps(row["machine"], sort_keys=True), []).insert(0, row)
+    return "### Fast on a CPU: all engines\n\n" + "\n\n".join(map(engines_of, machines.values()))
+
+
+def engines_of(full: list[Row]) -> str:
+    """The table of one machine."""
+    order = ["17m", "32m", "68m", "150m", "MiniLM-L6"]
+    shapes = [shape for shape in order if any(row["settings"]["shape"] == shape for row in full)]
     names = list(dict.fromkeys(row["settings"]["engine"] for row in full))
     found = {(row["settings"]["engine"], row["settings"]["shape"]): row for row in full}
     body = []
@@ -171,10 +182,10 @@ def engines() -> str:
         body.append(line)
     first = full[0]
     pairs = {shape: row["settings"]["pairs"] for (_, shape), row in found.items()}
-    counts = ", ".join(f"{count} of {shape}" for shape, count in pairs.items())
+    counts = ", ".join(f"{pairs[shape]} of {shape}" for shape in shapes)
     sets = ", ".join(first["machine"].get("instruction_sets", []))
     return (
-        "### Fast on a CPU: all engines\n\nPairs a second, tokenisation included, and times sentence-transformers' "
+        "Pairs a second, tokenisation included, and times sentence-transformers' "
         f"default: pairs ({counts}) with the length mix of natural-questions "
         f"(mean {first['mean_tokens']:.0f} tokens, median {first['median_tokens']:.0f}, at most "
         f"{first['settings']['max_length']}), random weights, median of three passes taken in turn, on "

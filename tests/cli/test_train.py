@@ -44,6 +44,14 @@ def test_rows_become_a_model_that_scores(shell: Shell, tiny: Tiny, rows: Path) -
 
 
 @pytest.mark.slow
+def test_rows_that_a_mixture_held_out_have_their_loss_measured(shell: Shell, tiny: Tiny, rows: Path) -> None:
+    labelled(rows / "held-out", 6, 2)
+    words = ("train", rows, "run", "--backbone", tiny("bert-embedder"), *SMALL, "--held-out", 4)
+    assert shell(*words, "--json").json["metric"] == "held_out_spearman"
+    assert {"tail_loss", "held_out_loss"} <= set(Run("run").evaluations()[-1]["metrics"])
+
+
+@pytest.mark.slow
 def test_the_journey_is_one_command(shell: Shell, tiny: Tiny, notes_index: Path) -> None:
     words = (
         *("distil", notes_index, "out", "--draw", "sentences", "--teacher", tiny("bert"), "--backbone"),

@@ -293,6 +293,12 @@ def about_machine(recipe: Recipe, backbone: Path, machine: Machine) -> dict[str,
 
 def watching_of(options: argparse.Namespace, rows: LabelledRows, split: Split) -> Watching:
     """The evaluations asked for, the first deciding."""
+    import numpy as np
+
+    from runoff.data.shards import MANIFEST
+    from runoff.distill.held_out import HeldOut
+    from runoff.distill.mixed import HELD_OUT
+    from runoff.distill.rows import checked_rows
     from runoff.distill.train import Watching
 
     default = "nanobeir" if options.recipe.startswith("ettin-") else "held-out"
@@ -304,6 +310,11 @@ def watching_of(options: argparse.Namespace, rows: LabelledRows, split: Split) -
         found[name] = evaluate
         metrics.append(metric)
     compare = metrics[-1] if options.compare else None
+    tail = rows.folder / HELD_OUT
+    if (tail / MANIFEST).exists():
+        # What `runoff mix` held out is measured too (its loss), and never decides: it may have one row a query.
+        kept = checked_rows(tail)
+        found["tail"] = HeldOut(kept, np.arange(kept.queries))
     return Watching(found, metrics[0] if metrics else None, compare)
 
 

@@ -34,8 +34,8 @@ def nanobeir(
 ) -> Callable[[Callable[[Sequence[Pair]], FloatArray]], dict[str, float]]:
     """A function from a scorer of pairs to its NDCG@10 over BM25's top 100, of each set and as their mean.
 
-    Positives that BM25 missed are not added; the ideal order is of those it found (the evaluator's rule, and that of the
-    published figures: `runoff judge` is stricter). `dataset` is a hub id or a local copy's folder.
+    Positives that BM25 missed are not added, and the ideal order is of those it found: the evaluator's rule and the
+    published figures' (`runoff judge` is stricter). `dataset` is a hub id or a local copy's folder.
     Raises `InputError` where it cannot be reached.
     """
     try:

@@ -68,6 +68,18 @@ def test_a_full_disk_makes_no_index_and_the_same_command_makes_it_later(
     assert shell(*command, "--json").json["added"] == 5
 
 
+def test_scores_stop_at_a_full_disk_and_go_on_when_there_is_room(
+    shell: Shell, small_disk: Path, notes_index: Path, tiny: Tiny
+) -> None:
+    assert shell("collect", "cand", "--index", notes_index, "--draw", "sentences").code == 0
+    ballast = fill(small_disk)
+    command = ("teach", "cand", small_disk / "scores", "--model", tiny("bert"))
+    shell(*command).check_refused(1, "scores", "The disk is full: free space, then run the same command again")
+    ballast.unlink()
+    facts = shell(*command, "--json").json
+    assert facts["scored"] + facts["known"] == facts["pairs"] > 0
+
+
 def test_a_read_only_disk_is_searched_and_nothing_else(
     shell: Shell, index_on_disk: Path, tmp_path: Path, tiny: Tiny, notes: Path, stored: Stored
 ) -> None:

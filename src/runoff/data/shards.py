@@ -8,6 +8,7 @@ A shard that a kill cut short has a draft's name and is never read.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -187,10 +188,10 @@ def parquet_module() -> Any:
 
 @contextmanager
 def _disk(path: Path) -> Iterator[None]:
-    """Turns what a disk refuses into an `InputError` that says what to do."""
+    """Names the file in what a disk refuses, which pyarrow leaves out."""
     try:
         yield
     except OSError as error:
-        if remedy := disk_remedy(str(error)):
-            raise InputError(f"cannot write {path}: {error.strerror or error}. {remedy}") from error
+        if error.filename is None and disk_remedy(str(error)):
+            raise OSError(error.errno or errno.EIO, str(error.strerror or error), str(path)) from error
         raise

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from prepare import prepare
+from sources import section
 
 START_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -34,7 +35,9 @@ def start_folder() -> Path:
 def commands(out: Path, start: Path, judged: list[Path]) -> list[list[str]]:
     """The command lines, in order. int8 embeds: its 4 % of noise are far below what labels differ by."""
     text, index, candidates = out / "text", out / "index", out / "candidates"
-    cosine, rows, sample, run, model = (out / name for name in ("cosine", "rows", "sample", "run", "model"))
+    cosine, rows, sample, run, model = (
+        out / name for name in ("cosine", "rows", "sample", "run", "runoff-nano")
+    )
     asked = ["--queries", text / "queries.jsonl", "--qrels", text / "qrels.tsv"]
     lines = [
         [
@@ -64,7 +67,7 @@ def commands(out: Path, start: Path, judged: list[Path]) -> list[list[str]]:
         ["sample", rows, sample, "--rule", "band", "--head", 4, "--medium", 4, "--band", 0.15, 0.9],
         [
             *("train", sample, run, "--recipe", "laptop", "--backbone", start, "--max-length", 192),
-            *("--every", 0.1, "--held-out", 150),
+            *("--subset", 0.75, "--every", 0.1, "--held-out", 150),
         ],
     ]
     figures = []
@@ -116,6 +119,8 @@ def main() -> None:
         done = subprocess.run([sys.executable, "-m", "runoff", *line], check=False)
         if done.returncode:
             sys.exit(done.returncode)
+    card = options.out / "runoff-nano" / "README.md"
+    card.write_text(card.read_text("utf-8") + "\n" + section(options.out / "text" / "sources.json"), "utf-8")
 
 
 if __name__ == "__main__":

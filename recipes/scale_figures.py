@@ -58,7 +58,8 @@ def measured() -> str:
         machine = row["machine"].get("gpu") or f"{row['machine']['cpu']}, {row['machine']['cores']} cores"
         lines.append(
             f"| {settings['what']} {settings['shape']}, {settings['precision']} | {machine} | "
-            f"{row['pairs_per_second']:,.1f} | {row['tokens_per_second']:,} | {row['times_reference']:.2f} | {hours(row['pairs_per_second'])} |"
+            f"{row['pairs_per_second']:,.1f} | {row['tokens_per_second']:,} | {row['times_reference']:.2f} | "
+            f"{hours(row['pairs_per_second'])} |"
         )
     return "\n".join(lines)
 

@@ -62,7 +62,7 @@ def section(sources: Path) -> str:
             f"| {name} | {found.get('questions', 0):,} | {found.get('long', 0):,} | {licence} | {origin} |"
         )
     return (
-        "## Sources and licences\n\nQuestion-passage pairs with open licences. A long query is a stretch of sentences cut "
-        "out of a passage, whose rest is its answer. None of the judged collections was trained on or tuned to. The "
+        "## Sources and licences\n\nQuestion-passage pairs with open licences. A long query is a stretch of "
+        "sentences cut out of a passage, whose rest is its answer. None of the judged collections was trained on or tuned to. The "
         "model contains none of these texts.\n\n" + "\n".join(lines) + "\n"
     )

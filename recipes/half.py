@@ -1,0 +1,60 @@
+"""Proof of fidelity: a student of half the layers of what `recipes/runoff_nano` made, judged beside its teacher.
+
+    python recipes/half.py --made BUILD --judged FOLDER...
+
+BUILD is what recipes/runoff_nano wrote; its run is the teacher. The student takes every other layer of it and learns its
+raw logits by pointwise MSE, the published recipe. The judged collections are seen by neither.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+LAYERS = 3  # of the teacher's six
+
+
+def commands(made: Path, judged: list[Path], results: Path) -> list[list[str]]:
+    teacher = made / "run" / "model"
+    candidates, scores, rows, run = (
+        made / f"half-{name}" for name in ("candidates", "scores", "rows", "run")
+    )
+    thinned = ["--scores", made / "cosine", "--rule", "band", "--head", 2, "--medium", 2, "--band", 0.15, 0.9]
+    lines = [
+        ["sample", made / "candidates", candidates, *thinned],
+        ["teach", candidates, scores, "--model", teacher],
+        ["label", candidates, rows, "--scores", scores],
+        [
+            *("train", rows, run, "--backbone", teacher, "--layers", LAYERS, "--loss", "mse", "--group", 1),
+            *("--max-length", 192, "--every", 0.2, "--held-out", 200),
+        ],
+        [
+            *("judge", *judged, "--model", teacher, "--model", run / "model", "--precision", "fp32"),
+            *("--limit", 100, "--out", results),
+        ],
+    ]
+    return [[str(word) for word in line] for line in lines]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--made", type=Path, required=True, help="the folder that recipes/runoff_nano wrote")
+    parser.add_argument(
+        "--judged", type=Path, nargs="+", required=True, help="BEIR folders; never trained on"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results/half.jsonl"), help="default: %(default)s"
+    )
+    options = parser.parse_args()
+    for line in commands(options.made, options.judged, options.out):
+        print("$ runoff " + shlex.join(line), flush=True)
+        done = subprocess.run([sys.executable, "-m", "runoff", *line], check=False)
+        if done.returncode:
+            sys.exit(done.returncode)
+
+
+if __name__ == "__main__":
+    main()

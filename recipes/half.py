@@ -2,8 +2,8 @@
 
     python recipes/half.py --made BUILD --judged FOLDER...
 
-BUILD is what recipes/runoff_nano wrote; its run is the teacher. The student takes every other layer of it and learns its
-raw logits by pointwise MSE, the published recipe. The judged collections are seen by neither.
+BUILD is what recipes/runoff_nano wrote; its run is the teacher. The student takes every other layer of it and learns
+its raw logits by pointwise MSE, the published recipe. The judged collections are seen by neither.
 """
 
 import argparse

@@ -254,6 +254,18 @@ def build_causal_reranker(folder: Path) -> Path:
     return folder
 
 
+def build_bare_causal(folder: Path) -> Path:
+    """A tiny Qwen2 as transformers saves it: nothing says that it is a reranker."""
+    shape = {"num_key_value_heads": 2, "vocab_size": 50368, "tie_word_embeddings": True}
+    model = transformers.Qwen2ForCausalLM(
+        bert_like_config(transformers.Qwen2Config, EncoderShape(32, 2, 64, 2), **shape)
+    )
+    spread_weights(model, 5)
+    model.save_pretrained(folder)
+    modernbert_tokenizer(8192).save_pretrained(folder)
+    return folder
+
+
 # --- embedders ---------------------------------------------------------------------------------------
 
 

@@ -88,6 +88,7 @@ GUESTS = (
             "evaluate/nanobeir.py",
             "distill/losses.py",
             "distill/plan.py",
+            "distill/prompted.py",
             "distill/train.py",
             *TRAINING,
         ),

@@ -63,6 +63,6 @@ def section(sources: Path) -> str:
         )
     return (
         "## Sources and licences\n\nQuestion-passage pairs with open licences. A long query is a stretch of "
-        "sentences cut out of a passage, whose rest is its answer. None of the judged collections was trained on or tuned "
-        "to. The model contains none of these texts.\n\n" + "\n".join(lines) + "\n"
+        "sentences cut out of a passage, whose rest is its answer. None of the judged collections was trained on or "
+        "tuned to. The model contains none of these texts.\n\n" + "\n".join(lines) + "\n"
     )

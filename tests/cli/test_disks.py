@@ -74,7 +74,9 @@ def test_scores_stop_at_a_full_disk_and_go_on_when_there_is_room(
     assert shell("collect", "cand", "--index", notes_index, "--draw", "sentences").code == 0
     ballast = fill(small_disk)
     command = ("teach", "cand", small_disk / "scores", "--model", tiny("bert"))
-    shell(*command).check_refused(1, "scores", "The disk is full: free space, then run the same command again")
+    shell(*command).check_refused(
+        1, "scores", "The disk is full: free space, then run the same command again"
+    )
     ballast.unlink()
     facts = shell(*command, "--json").json
     assert facts["scored"] + facts["known"] == facts["pairs"] > 0

@@ -11,7 +11,9 @@ import pytest
 
 from runoff import CrossEncoder
 from runoff.data.shards import Shards
+from runoff.distill.prompted import PromptedTeacher
 from runoff.distill.teacher import pair_key
+from standins import build_bare_causal
 
 Shell = Callable[..., Any]
 Tiny = Callable[[str], Path]
@@ -48,6 +50,24 @@ def test_from_an_index_to_a_teachers_scores(shell: Shell, tiny: Tiny, asked: Pat
     assert [found[pair_key(*pair)] for pair in pairs] == pytest.approx(list(exact), abs=1e-6)
     again = shell("teach", "cand", "scores", "--model", tiny("bert"), "--precision", "fp32", "--json").json
     assert (again["scored"], again["known"]) == (0, len(pairs))
+
+
+def test_a_causal_model_teaches_in_the_words_of_its_family(shell: Shell, tmp_path: Path, asked: Path) -> None:
+    folder = build_bare_causal(tmp_path / "mxbai-rerank-tiny-v2")
+    assert shell("collect", "cand", "--index", asked, "--queries", "queries.tsv").code == 0
+    assert shell("teach", "cand", "scores", "--model", folder, "--json").json["scored"] > 0
+    about = json.loads(Path("scores/manifest.json").read_text())["identity"]
+    assert (about["template"], about["precision"], about["max_length"]) == ("mxbai-rerank-v2", "fp32", 8192)
+    pairs = [(row["query"], row["document"]) for row in rows("cand", "candidates")]
+    teacher = PromptedTeacher("t", folder, "mxbai-rerank-v2", device="cpu", dtype="float32")
+    found = {row["key"]: row["score"] for row in rows("scores", "scores")}
+    assert [found[pair_key(*pair)] for pair in pairs] == pytest.approx(
+        list(teacher.score_pairs(pairs)), abs=1e-5
+    )
+    other = folder.rename(tmp_path / "some-llm")
+    shell("teach", "cand", "others", "--model", other).check_refused(
+        2, "some-llm is a causal language model", "--template"
+    )
 
 
 def test_labels_are_made_of_scores_and_of_what_the_first_stage_said(

@@ -62,6 +62,11 @@ def add_to(commands: Commands) -> None:
         type=positive,
         help="pairs of a shard, which is what a kill costs at most (default: 8192)",
     )
+    parser.add_argument(
+        "--template",
+        choices=("mxbai-rerank-v2", "qwen3-reranker"),
+        help="how a causal language model is asked (default: by its name, where its folder does not say)",
+    )
     add_model_options(parser)
     _add_cluster_options(parser)
 
@@ -108,6 +113,7 @@ class TeacherModel:
     max_length: int | None
     revision: str | None
     local_files_only: bool
+    template: str | None = None
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> TeacherModel:
@@ -120,6 +126,8 @@ class TeacherModel:
 
         options = argparse.Namespace(**vars(self))
         about: dict[str, Any] = {"as": self.role, "revision": self.revision}
+        if self.role == "reranker" and (template := self._template()):
+            return self._prompted(template, about)
         if self.role == "reranker":
             reranker = load_reranker(options)
             about |= {"precision": reranker.choice.precision, "max_length": reranker.max_seq_length}
@@ -127,6 +135,43 @@ class TeacherModel:
         embedder = load_embedder(options, self.model)
         about |= {"precision": embedder.choice.precision, "max_length": embedder.max_seq_length}
         return SimilarityTeacher(embedder), about
+
+    def _template(self) -> str | None:
+        """How it must be asked, where it is a bare causal language model."""
+        from runoff.distill.prompted import template_for
+
+        return self.template or template_for(self.model, self._folder())
+
+    def _folder(self) -> Path:
+        from runoff.checkpoint.hub import find_model
+
+        return find_model(
+            self.model, "reranker", revision=self.revision, local_files_only=self.local_files_only
+        )
+
+    def _prompted(self, template: str, about: dict[str, Any]) -> tuple[Teacher, Mapping[str, Any]]:
+        from runoff.contracts import InputError
+        from runoff.distill.prompted import LONGEST, PromptedTeacher
+        from runoff.distill.train import device as device_of
+
+        if self.precision == "int8":
+            raise InputError("a causal language model teaches in fp32 or bf16: leave --precision int8 out")
+        device = device_of(self.device)
+        is_bf16 = self.precision == "bf16" or (self.precision == "auto" and device != "cpu")
+        about |= {
+            "precision": "bf16" if is_bf16 else "fp32",
+            "max_length": self.max_length or LONGEST,
+            "template": template,
+        }
+        teacher = PromptedTeacher(
+            self.model,
+            self._folder(),
+            template,
+            device=device,
+            dtype="bfloat16" if is_bf16 else "float32",
+            max_length=self.max_length or LONGEST,
+        )
+        return teacher, about
 
 
 def run(options: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from runoff.contracts import InputError, MissingExtraError
 from runoff.data.atomic import replace_file
 
 MANIFEST, LOG, CHECKPOINTS, MODEL, CURVES = "run.json", "log.jsonl", "checkpoints", "model", "curves.svg"
+MAPPED = "rows"
 WHOLE = "whole.json"
 KIND = "run"
 
@@ -72,6 +73,10 @@ class Run:
         made = {"kind": KIND, "complete": False, **wanted}
         self._write(made)
         return made
+
+    @property
+    def is_complete(self) -> bool:
+        return (self.folder / MANIFEST).exists() and bool(self.manifest().get("complete"))
 
     def finish(self, figures: Mapping[str, Any]) -> None:
         """Marks the run as complete, with its figures."""

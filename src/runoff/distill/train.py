@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from runoff.contracts import InputError, MissingExtraError
 from runoff.data.atomic import new_folder
 from runoff.distill.recipe import Recipe
 from runoff.distill.rows import Deal, LabelledRows, Split, mapped
-from runoff.distill.run import CURVES, Run, plot
+from runoff.distill.run import CURVES, MAPPED, Run, plot
 
 if TYPE_CHECKING:
     from runoff.distill.trainer import DistilTrainer, Evaluate, Machine
@@ -115,9 +116,8 @@ def train(
     }
     if machine.rank == 0:
         run.begin(made)
-    manifest = run.manifest() if machine.rank == 0 else {}
-    if manifest.get("complete"):
-        return report_of(manifest, run)
+    if run.is_complete:  # every process sees it, so that none waits for the others
+        return report_of(run.manifest(), run)
     trainer, steps = prepared(rows, split, recipe, backbone, run, machine, watching, reporting, about or {})
     checkpoint, kept = run.resume() if machine.rank == 0 else (None, {})
     checkpoint = _shared(checkpoint, machine)
@@ -204,7 +204,7 @@ def prepared(
         machine=machine,
         model=model,
         args=options,
-        train_dataset=mapped(rows, run.folder / "rows"),
+        train_dataset=mapped(rows, run.folder / MAPPED),
         evaluator=watch,
         data_collator=trainers.Collate(
             model.preprocess, valid_label_columns=["label"], pairs_to_rows=tokenize, group=recipe.group
@@ -235,6 +235,7 @@ def _finished(
             trainer._load_from_checkpoint(str(run.checkpoint(best["step"])))
     with new_folder(run.model) as draft:
         trainer.model.save_pretrained(str(draft), create_model_card=False)
+    shutil.rmtree(run.folder / MAPPED, ignore_errors=True)
     lines = run.lines()
     plot({run.folder.name: lines}, run.folder / CURVES)
     losses = [line["loss"] for line in lines if line.get("kind") == "step" and "loss" in line]

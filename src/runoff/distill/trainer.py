@@ -271,7 +271,9 @@ def arguments(
     recipe: Recipe, machine: Machine, run: Path, steps: int, metric: str | None, precision: str
 ) -> Any:
     """The trainer's arguments, as far as a recipe decides them."""
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run / "tensorboard"))
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(
+        run / "tensorboard"
+    )  # the one way to say it since transformers 5
     interval = max(1, round(steps * recipe.every))
     head = {r"^model\.[1-9]": recipe.learning_rate * recipe.head_rate} if recipe.head_rate != 1.0 else {}
     return CrossEncoderTrainingArguments(

@@ -20,17 +20,17 @@ def commands(made: Path, judged: list[Path], results: Path) -> list[list[str]]:
     candidates, scores, rows, run = (
         made / f"half-{name}" for name in ("candidates", "scores", "rows", "run")
     )
-    thinned = ["--scores", made / "cosine", "--rule", "band", "--head", 2, "--medium", 2, "--band", 0.15, 0.9]
+    thinned = ["--scores", made / "cosine", "--rule", "band", "--head", 2, "--medium", 1, "--band", 0.15, 0.9]
     lines = [
         ["sample", made / "candidates", candidates, *thinned],
         ["teach", candidates, scores, "--model", teacher],
         ["label", candidates, rows, "--scores", scores],
         [
             *("train", rows, run, "--backbone", teacher, "--layers", LAYERS, "--loss", "mse", "--group", 1),
-            *("--max-length", 192, "--every", 0.2, "--held-out", 200),
+            *("--max-length", 192, "--subset", 0.8, "--every", 0.25, "--held-out", 200),
         ],
         [
-            *("judge", *judged, "--model", teacher, "--model", run / "model", "--precision", "fp32"),
+            *("judge", *judged, "--model", teacher, "--model", run / "model", "--precision", "bf16"),
             *("--limit", 100, "--out", results),
         ],
     ]

@@ -4,6 +4,7 @@ RUN/run.json       recipe, rows, machine; figures and which checkpoint was chose
 RUN/log.jsonl      a line for each logged step and each evaluation
 RUN/checkpoints/   the trainer's own; one counts from when `whole.json` lies in it
 RUN/tensorboard/   the same figures for TensorBoard
+RUN/rows/          the rows, mapped into memory; gone when the run is complete
 RUN/curves.svg     the same as a picture
 RUN/model/         the chosen model, in sentence-transformers' layout, fp32
 """

@@ -108,6 +108,7 @@ def with_reference(
     torch.set_num_threads(options.threads)
     model = student.build(folder, recipe_of(options, precision), options.device)
     model[0].model.set_attn_implementation("sdpa")  # what sentence-transformers takes by itself
+    model[0].unpad_inputs = None  # looks again whether rows may be flattened
     data = Dataset.from_parquet([str(file) for file in sorted(rows.glob("*.parquet"))])
     with tempfile.TemporaryDirectory() as scratch:
         arguments = CrossEncoderTrainingArguments(
@@ -127,6 +128,7 @@ def with_reference(
             train_dataset=data.select_columns(["query", "document", "label"]),
             loss=MSELoss(model),
         )
+        trainer.accelerator.prepare_model(trainer.model)  # as train() does: autocast lives there
         yield from timed(trainer, options)
 
 

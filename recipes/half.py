@@ -27,7 +27,7 @@ def commands(made: Path, judged: list[Path], results: Path) -> list[list[str]]:
         ["label", candidates, rows, "--scores", scores],
         [
             *("train", rows, run, "--backbone", teacher, "--layers", LAYERS, "--loss", "mse", "--group", 1),
-            *("--max-length", 192, "--subset", 0.8, "--every", 0.25, "--held-out", 200),
+            *("--head-rate", 1, "--max-length", 192, "--subset", 0.8, "--every", 0.25, "--held-out", 200),
         ],
         [
             *("judge", *judged, "--model", teacher, "--model", run / "model", "--precision", "bf16"),

@@ -68,35 +68,48 @@ def parity() -> str:
 
 
 def nano() -> str:
-    judged = [row for row in rows("runoff_nano") if "collection" in row]
-    named: dict[str, dict[str, Row]] = {}
-    for row in judged:
-        named.setdefault(row["collection"], {})[row["system"]] = row
+    sets: dict[str, dict[str, Row]] = {}
+    for row in rows("runoff_nano"):
+        kind = "first" if row["model"] is None else "alone" if row["weight"] is None else "both"
+        sets.setdefault(row["collection"], {})[kind] = row
     body = []
-    for collection, systems in named.items():
-        fused = systems["z(bm25)+1*z(nano)"]
-        low, high = fused["minus_bm25_95"]
-        scores = [f"{systems[name]['ndcg_at_10']:.3f}" for name in ("bm25", "nano")]
-        body.append(
-            [
-                collection,
-                *scores,
-                f"{fused['ndcg_at_10']:.3f}",
-                f"{low:+.3f} to {high:+.3f}",
-                str(fused["queries"]),
-            ]
-        )
+    for collection, systems in sets.items():
+        line = [collection, f"{systems['first']['ndcg_at_10']:.3f}"]
+        for kind in ("alone", "both"):
+            low, high = systems[kind]["minus_first_95"]
+            line.append(f"{systems[kind]['ndcg_at_10']:.3f} ({low:+.3f} to {high:+.3f})")
+        body.append([*line, str(systems["first"]["queries"])])
     head = [
         "NDCG@10 of BM25's top 100",
         "BM25",
-        "runoff-nano",
-        "both (z-scores)",
-        "both minus BM25, 95 %",
+        "runoff-nano (minus BM25, 95 %)",
+        "both, z-scores added",
         "queries",
     ]
     return (
-        "### runoff-nano\n\n`python recipes/runoff_nano evaluate`, on collections it never saw\n\n"
+        "### runoff-nano\n\n`runoff judge COLLECTION... --model runoff-nano`, on collections it never saw\n\n"
         + table(head, body)
+    )
+
+
+def fidelity() -> str:
+    """A student of half the layers beside its teacher."""
+    sets: dict[str, dict[str, Row]] = {}
+    for row in rows("half"):
+        if row["weight"] is None:
+            kind = "bm25" if row["model"] is None else "student" if "half" in row["model"] else "teacher"
+            sets.setdefault(row["collection"], {})[kind] = row
+    body = []
+    for collection, systems in sets.items():
+        scores = [systems[kind]["ndcg_at_10"] for kind in ("bm25", "teacher", "student")]
+        spearman = next(iter(systems["student"]["spearman"].values()))
+        shares = [f"{scores[2] / scores[1]:.3f}", f"{spearman:.3f}", str(systems["bm25"]["queries"])]
+        body.append([collection, *(f"{score:.3f}" for score in scores), *shares])
+    head = ["NDCG@10 of BM25's top 100", "BM25", "teacher, 6 layers", "student, 3 layers"]
+    return (
+        "### How much a student keeps\n\n`python recipes/half.py`: a student of half the layers, distilled from "
+        "runoff-nano's logits; Spearman within a query, on collections that neither saw\n\n"
+        + table([*head, "share", "Spearman", "queries"], body)
     )
 
 
@@ -313,6 +326,7 @@ def figures() -> str:
         precision(),
         parity(),
         nano(),
+        fidelity(),
         ingest(),
         latency(),
     ]

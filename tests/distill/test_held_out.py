@@ -41,9 +41,16 @@ def test_labels_as_scores_are_perfect_and_their_opposite_the_worst(tmp_path):
     assert worst["mrr"] == pytest.approx(1 / 6)
 
 
+def test_scores_that_are_no_numbers_stand_behind_all_others(tmp_path):
+    rows = checked_rows(labelled(tmp_path / "rows", 5, 4))
+    held = HeldOut(rows, np.arange(5))
+    figures = held(lambda pairs: np.full(len(pairs), np.nan, np.float32))
+    assert (figures["mrr"], figures["spearman"]) == (pytest.approx(1 / 4), 0.0)
+
+
 def test_an_answer_that_ties_stands_behind_what_it_ties_with(tmp_path):
     rows = checked_rows(labelled(tmp_path / "rows", 5, 4))
     held = HeldOut(rows, np.arange(5))
     figures = held(lambda pairs: np.zeros(len(pairs), np.float32))
     assert figures["mrr"] == pytest.approx(1 / 4)
-    assert "spearman" not in figures
+    assert figures["spearman"] == 0.0

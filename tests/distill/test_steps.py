@@ -112,6 +112,13 @@ def test_packed_features_are_those_of_transformers_own_collator():
     )
 
 
+def test_packed_segments_go_with_their_tokens():
+    rows = made_rows()
+    types = features(rows, [4, 0], 0, is_packed=True)["token_type_ids"]
+    assert torch.equal(types[0, 3:], rows.types[:5].long())
+    assert types.shape == (1, 8)
+
+
 def test_padding_is_masked_and_segments_go_with_their_tokens():
     rows = made_rows()
     made = features(rows, [4, 0], 9, is_packed=False)

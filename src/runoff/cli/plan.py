@@ -41,6 +41,8 @@ def dry_run(
         options.out.expanduser(),
         about_machine(recipe, backbone, machine),
     )
+    if machine.rank:
+        return
     if options.json:
         print_json({**asdict(found), "recipe": recipe.as_dict()})
         return
@@ -94,6 +96,8 @@ def sweep(
         report = trained(options, changed, rows, part, backbone, folder, machine, watching)
         last = report.last or {}
         found.append({"learning_rate": rate, "loss": report.loss, str(report.metric): last.get("value")})
+    if machine.rank:
+        return
     metric = str(watching.metric)
     best = max(found, key=lambda entry: entry[metric])
     lines = {

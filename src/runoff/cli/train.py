@@ -187,7 +187,7 @@ def run(options: argparse.Namespace) -> None:
     if options.sweep:
         from runoff.cli.plan import sweep
 
-        sweep(options, recipe, rows, split, folder, machine, watching)
+        sweep(quiet, recipe, rows, split, folder, machine, watching)
         return
     report = trained(quiet, recipe, rows, split, folder, options.out.expanduser(), machine, watching)
     if machine.rank == 0:
@@ -295,6 +295,7 @@ def watching_of(options: argparse.Namespace, rows: LabelledRows, split: Split) -
     """The evaluations asked for, the first deciding."""
     import numpy as np
 
+    from runoff.contracts import InputError
     from runoff.data.shards import MANIFEST
     from runoff.distill.held_out import HeldOut
     from runoff.distill.mixed import HELD_OUT
@@ -307,6 +308,8 @@ def watching_of(options: argparse.Namespace, rows: LabelledRows, split: Split) -
     metrics = []
     for what in [*wanted, *([options.compare] if options.compare else [])]:
         name, evaluate, metric = _evaluation(what, rows, split)
+        if name in found and what not in wanted[:1]:
+            raise InputError(f"expected evaluations of different names, got {name!r} twice")
         found[name] = evaluate
         metrics.append(metric)
     compare = metrics[-1] if options.compare else None

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
+from transformers.utils import is_flash_attn_2_available
 
 BATCHED = "runoff_batched_products"
 
 
-def implementation(family: str, device: str) -> str:
-    """What transformers is asked for: flash attention where it is installed (sentence-transformers then drops all
-    padding), PyTorch's own on any other GPU, and plain batched products on a CPU."""
+def implementation(family: str, device: str, is_half: bool) -> str:
+    """What transformers is asked for: flash attention where it is installed and the arithmetic is bf16 (it takes no
+    fp32; sentence-transformers then drops all padding), PyTorch's own on any other GPU, plain products on a CPU."""
     if device != "cpu":
-        return "flash_attention_2" if importlib.util.find_spec("flash_attn") else "sdpa"
+        return "flash_attention_2" if is_half and is_flash_attn_2_available() else "sdpa"
     if family != "bert":
         return "sdpa"
     AttentionInterface.register(BATCHED, batched_products)
@@ -31,6 +31,7 @@ def batched_products(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
+    dropout: float = 0.0,
     **_unused: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention's output [B, t, A, D] by plain matrix products.
@@ -43,5 +44,8 @@ def batched_products(
     logits = torch.bmm(flat[0], flat[1].transpose(1, 2)).view(batch, heads, tokens, tokens)
     if attention_mask is not None:
         logits = logits + attention_mask[:, :, :1].to(logits.dtype)
-    mixed = torch.bmm(logits.softmax(-1).view(batch * heads, tokens, tokens), flat[2])
+    shares = logits.softmax(-1)
+    if dropout:
+        shares = torch.nn.functional.dropout(shares, dropout)
+    mixed = torch.bmm(shares.view(batch * heads, tokens, tokens), flat[2])
     return mixed.view(batch, heads, tokens, size).transpose(1, 2).contiguous(), None

@@ -21,7 +21,7 @@ class HeldOut:
     """Held-out rows in memory; called with a function from pairs to scores, it gives the figures.
 
     loss        mean squared difference from the labels
-    spearman    rank correlation with the labels within a query, mean over queries (ties share ranks)
+    spearman    rank correlation with the labels within a query, mean over queries (ties share ranks; 0 for no order)
     mrr         1 / place of the first judged answer, mean over the queries that have one (left out where none has)
     """
 
@@ -42,10 +42,11 @@ class HeldOut:
     def __call__(self, score: Callable[[Sequence[Pair]], FloatArray]) -> dict[str, float]:
         scores = score(self.pairs).astype(np.float64)
         figures = {"loss": float(((scores - self.labels) ** 2).mean())}
+        scores = np.where(np.isnan(scores), -np.inf, scores)  # behind all others
         parts = [slice(start, end) for start, end in zip(self.edges, self.edges[1:], strict=False)]
         correlations = [spearman(scores[part], self.labels[part]) for part in parts]
-        if known := [value for value in correlations if value == value]:
-            figures["spearman"] = float(np.mean(known))
+        known = [value for value in correlations if value == value]
+        figures["spearman"] = float(np.mean(known)) if known else 0.0  # no order was learned
         firsts = [_reciprocal(scores[part], self.judged[part]) for part in parts if self.judged[part].any()]
         if firsts:
             figures["mrr"] = float(np.mean(firsts))

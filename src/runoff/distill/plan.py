@@ -50,15 +50,22 @@ def plan(
     out: Path,
     about: Mapping[str, Any],
 ) -> Plan:
-    """Takes a few steps, the first with the longest rows there are, in a scratch folder; writes nothing to `out`.
+    """Takes a few steps, the first with the longest of 20,000 rows, in a scratch folder beside `out`.
 
     `seconds` leaves evaluations out, whose length depends on what is judged. Raises `InputError` where the disk is too
     small for the checkpoints.
     """
     from runoff.distill import student
-    from runoff.distill.train import Reporting, Watching, prepared
+    from runoff.distill.train import Reporting, Watching, joined, prepared
 
-    with tempfile.TemporaryDirectory(prefix="runoff-plan-") as scratch:
+    joined(machine)
+    place = _existing(out)
+    free = shutil.disk_usage(place).free
+    if rows.characters > free:
+        raise InputError(
+            f"{place}: the rows alone take {rows.characters / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB"
+        )
+    with tempfile.TemporaryDirectory(prefix=".runoff-plan-", dir=place) as scratch:
         trainer, steps = prepared(
             rows, split, recipe, backbone, Run(scratch), machine, Watching({}), Reporting(), about
         )
@@ -68,8 +75,8 @@ def plan(
     # A checkpoint holds the weights once more and Adam's two moments of what is trained, in fp32.
     each = 4 * counted.all + 8 * counted.trained
     evaluations = -(-steps // max(1, round(steps * recipe.every)))
-    disk = each * min(recipe.keep, evaluations) + 4 * counted.all + rows.characters
-    free = shutil.disk_usage(_existing(out)).free
+    # One more than are kept: the next is written before the oldest goes.
+    disk = each * min(max(recipe.keep, 2) + 1, evaluations) + 4 * counted.all + rows.characters
     if disk > free:
         raise InputError(
             f"{out}: the run needs {disk / 1e9:.1f} GB ({recipe.keep} checkpoints of {each / 1e9:.2f} GB, and the "
@@ -102,7 +109,8 @@ def _lengths(trainer: Any, recipe: Recipe, count: int = 4096) -> tuple[np.ndarra
     found = data[np.sort(numbers).tolist()]
     made = trainer.model.tokenizer(found["query"], found["document"], truncation=False, verbose=False)
     lengths = np.array([len(ids) for ids in made["input_ids"]])
-    return np.minimum(lengths, recipe.max_length), float((lengths > recipe.max_length).mean())
+    limit = min(recipe.max_length, int(trainer.model.tokenizer.model_max_length))
+    return np.minimum(lengths, limit), float((lengths > limit).mean())
 
 
 def _timed(trainer: Any) -> tuple[float, int, int, int]:

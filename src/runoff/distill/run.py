@@ -131,7 +131,7 @@ class Run:
     def mark_checkpoint(self, step: int, kept: Mapping[str, Any]) -> None:
         """Says that this checkpoint is whole, with what a later process goes on counting from."""
         folder = self.checkpoint(step)
-        for file in folder.iterdir():
+        for file in folder.rglob("*"):
             if file.is_file():
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())

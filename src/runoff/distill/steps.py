@@ -96,7 +96,7 @@ def _packed(rows: Rows, numbers: Sequence[int]) -> dict[str, Any]:
     positions = np.concatenate([np.arange(length) for length in lengths])
     owners = np.repeat(np.arange(len(lengths)), lengths)
     borders = torch.as_tensor(ends, dtype=torch.int32, device=device)
-    return {
+    made = {
         "input_ids": ids.long()[None],
         "position_ids": torch.as_tensor(positions, dtype=torch.long, device=device)[None],
         "seq_idx": torch.as_tensor(owners, dtype=torch.int32, device=device)[None],
@@ -105,6 +105,10 @@ def _packed(rows: Rows, numbers: Sequence[int]) -> dict[str, Any]:
         "max_length_q": int(lengths.max()),
         "max_length_k": int(lengths.max()),
     }
+    if rows.types is not None:  # the collator of transformers leaves them out, and BERT then takes zeros
+        types = [rows.types[rows.offsets[n] : rows.offsets[n + 1]] for n in numbers]
+        made["token_type_ids"] = torch.cat(types).long()[None]
+    return made
 
 
 def grid(rows: Rows, groups: Sequence[int]) -> tuple[list[int], Places, Places]:

@@ -32,19 +32,24 @@ class Counts:
     trained: int
 
 
-def build(folder: Path, recipe: Recipe, device: str) -> CrossEncoder:
+def build(folder: Path, recipe: Recipe, device: str, is_half: bool = False) -> CrossEncoder:
     """A student on the encoder in `folder`, on `device` ("cpu", "cuda"), with the recipe's frozen parts.
 
     A folder that holds a CrossEncoder of this architecture is gone on with; any other gets a fresh head (seeded by
     torch): Pooling -> Dense(H, H, GELU) -> LayerNorm -> Dense(H, 1). Raises `UnsupportedModelError` for other families.
     """
     family = _family(folder)
-    model_kwargs = {"attn_implementation": attention.implementation(family, device), "dtype": "float32"}
+    model_kwargs = {
+        "attn_implementation": attention.implementation(family, device, is_half),
+        "dtype": "float32",
+    }
     with quietly():
         model = _loaded(folder, family, recipe, device, model_kwargs)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = recipe.dropout
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = recipe.dropout
     # BERT's own pooler stays in the file, and nothing reads it.
     if (pooler := getattr(model[0].model, "pooler", None)) is not None:
         pooler.requires_grad_(False)
@@ -59,6 +64,10 @@ def _loaded(
     identity = torch.nn.Identity()
     if _is_of_this_architecture(folder):
         model = CrossEncoder(str(folder), device=device, activation_fn=identity, model_kwargs=model_kwargs)
+        if model[1].pooling_mode not in (recipe.pooling, (recipe.pooling,), [recipe.pooling]):
+            raise InputError(
+                f"{folder} pools {model[1].pooling_mode}, and goes on with that: say --pooling so, got {recipe.pooling}"
+            )
         if recipe.layers:
             _keep_layers(model[0].model, recipe.layers, folder)
         return model

@@ -116,6 +116,7 @@ def train(
     }
     if machine.rank == 0:
         run.begin(made)
+    joined(machine)
     if run.is_complete:  # every process sees it, so that none waits for the others
         return report_of(run.manifest(), run)
     trainer, steps = prepared(rows, split, recipe, backbone, run, machine, watching, reporting, about or {})
@@ -123,10 +124,15 @@ def train(
     checkpoint = _shared(checkpoint, machine)
     trainer.pairs, trainer.tokens = int(kept.get("pairs", 0)), int(kept.get("tokens", 0))
     reporting.begin(steps, int(kept.get("step", 0)))
+    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    trainer.first_epoch = done // max(1, len(trainer.deal) // machine.world_size)
     from runoff.distill import student
 
     with student.quietly():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint and done >= steps:  # stopped while it was finishing: there is no step left
+            trainer._load_from_checkpoint(str(checkpoint))
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return _finished(trainer, run, watching, machine, steps)
 
 
@@ -146,6 +152,19 @@ def gpu_name() -> str:
     return name
 
 
+def joined(machine: Machine) -> None:
+    """Waits for all processes, each on a GPU of its own: the first makes the folder before others write to it."""
+    if machine.world_size > 1:
+        from datetime import timedelta
+
+        from accelerate import PartialState
+
+        wait = (
+            {} if machine.device == "cpu" else {"timeout": timedelta(seconds=1800)}
+        )  # as TrainingArguments has it
+        PartialState(cpu=machine.device == "cpu", **wait).wait_for_everyone()
+
+
 def check_extra() -> None:
     """Raises `MissingExtraError` where what training needs is not installed."""
     import importlib.util
@@ -162,6 +181,7 @@ def identity(rows: LabelledRows, split: Split, recipe: Recipe, watching: Watchin
         "rows": rows.identity,
         "counts": _counts(rows, split),
         "evaluations": sorted(watching.evaluations),
+        "deciding": [watching.metric, watching.compare],
     }
 
 
@@ -189,15 +209,16 @@ def prepared(
         torch.set_num_threads(1)
     dealt = deal(rows, split, recipe, machine.world_size)
     steps = steps_of(dealt, recipe, machine.world_size)
-    model = student.build(backbone, recipe, machine.device)
     flags = tuple(about.get("machine", {}).get("flags", ()))
     arithmetic = precision(recipe, machine.device, flags)
+    model = student.build(backbone, recipe, machine.device, is_half=arithmetic == "bf16")
     options = trainers.arguments(recipe, machine, run.folder, steps, watching.metric, arithmetic)
     tokenize = trainers.Tokenize(model, recipe.max_length)
     is_packed = machine.device != "cpu" and bool(getattr(model[0], "_can_flatten_inputs", lambda: False)())
     step = Step(model, recipe.loss, machine.piece_tokens, tokenize.pad_id, is_packed)
     journal = trainers.Journal(run, watching.metric, reporting.advance, reporting.say)
-    watch = trainers.Watch(watching.evaluations, step, tokenize) if watching.evaluations else None
+    threads = machine.threads if machine.device == "cpu" and machine.world_size == 1 else 1
+    watch = trainers.Watch(watching.evaluations, step, tokenize, threads) if watching.evaluations else None
     made = trainers.DistilTrainer(
         step=step,
         deal=dealt,

@@ -56,9 +56,12 @@ class Machine:
 class Watch(BaseEvaluator):  # type: ignore[misc]
     """Our evaluations under the name of one of sentence-transformers'."""
 
-    def __init__(self, evaluations: Mapping[str, Evaluate], step: Step, tokenize: Tokenize) -> None:
+    def __init__(
+        self, evaluations: Mapping[str, Evaluate], step: Step, tokenize: Tokenize, threads: int = 1
+    ) -> None:
         super().__init__()
         self._evaluations, self._step, self._tokenize = evaluations, step, tokenize
+        self._pool = ThreadPoolExecutor(threads)
 
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1
@@ -68,24 +71,39 @@ class Watch(BaseEvaluator):  # type: ignore[misc]
         found: dict[str, float] = {}
         try:
             for name, evaluate in self._evaluations.items():
-                figures = evaluate(lambda pairs: scores_of(pairs, self._step, self._tokenize))
-                found |= {f"{name}_{key}": float(value) for key, value in figures.items()}
+                figures = evaluate(lambda pairs: scores_of(pairs, self._step, self._tokenize, self._pool))
+                # With the prefix, which sentence-transformers adds only where it lacks: a set may be called "eval".
+                found |= {f"eval_{name}_{key}": float(value) for key, value in figures.items()}
         finally:
             model.train(was_training)
         return found
 
 
-def scores_of(pairs: Sequence[Pair], step: Step, tokenize: Tokenize) -> FloatArray:
-    """The student's raw scores of the pairs, [N]."""
+def scores_of(pairs: Sequence[Pair], step: Step, tokenize: Tokenize, pool: ThreadPoolExecutor) -> FloatArray:
+    """The student's raw scores of the pairs, [N]. Each thread of the pool takes pieces of its own."""
     found = np.zeros(len(pairs), np.float32)
-    with torch.inference_mode():
-        for start in range(0, len(pairs), 4096):
-            part = pairs[start : start + 4096]
-            rows = tokenize(part, np.zeros(len(part), np.float32), np.arange(len(part) + 1, dtype=np.int32))
-            rows = rows.to(step.device)
-            for piece in pieces(rows, 8 * step.budget):
-                found[[start + number for number in piece]] = step.scores(rows, piece).cpu().numpy()
+    for start in range(0, len(pairs), 4096):
+        part = pairs[start : start + 4096]
+        rows = tokenize(part, np.zeros(len(part), np.float32), np.arange(len(part) + 1, dtype=np.int32))
+        cut = pieces(rows.to(step.device), 2 * step.budget)
+        for piece, scores in zip(
+            cut, pool.map(partial(_scored, step, rows.to(step.device)), cut), strict=True
+        ):
+            found[[start + number for number in piece]] = scores
     return found
+
+
+def _scored(step: Step, rows: Rows, piece: list[int]) -> FloatArray:
+    """Scores of the rows of a piece; in halves where a GPU's memory runs out."""
+    try:
+        with torch.inference_mode():  # which is a thread's own
+            scores: FloatArray = step.scores(rows, piece).cpu().numpy()
+        return scores
+    except torch.OutOfMemoryError:
+        if len(piece) == 1:
+            raise
+    half = len(piece) // 2
+    return np.concatenate([_scored(step, rows, piece[:half]), _scored(step, rows, piece[half:])])
 
 
 class Tokenize:
@@ -136,9 +154,10 @@ class Collate(CrossEncoderDataCollator):  # type: ignore[misc]
 class DealtBatches(DefaultBatchSampler):  # type: ignore[misc]
     """A `Deal` as the batch sampler that accelerate shards over processes and skips through on resuming."""
 
-    def __init__(self, deal: Deal, pairs: int) -> None:
-        self.deal, self.batch_size, self.drop_last = deal, pairs, True
-        self.epoch = 0
+    def __init__(self, deal: Deal, epoch: int) -> None:
+        # None: batches of ragged groups have fewer rows, and accelerate drops those that are not of a stated size.
+        self.deal, self.batch_size, self.drop_last = deal, None, True
+        self.epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -165,6 +184,8 @@ class DistilTrainer(CrossEncoderTrainer):  # type: ignore[misc]
         self._step, self.deal, self._machine = step, deal, machine
         self._pool = ThreadPoolExecutor(machine.threads)
         self.pairs = self.tokens = 0
+        self.first_epoch = 0
+        """Of a run that is gone on with: behind accelerate's skipping the trainer's own word does not reach them."""
         super().__init__(loss=_Holder(options["model"]), **options)
         step.context = partial(
             torch.autocast, self.args.device.type, dtype=torch.bfloat16, enabled=self.args.bf16
@@ -174,7 +195,7 @@ class DistilTrainer(CrossEncoderTrainer):  # type: ignore[misc]
         """None: `runoff publish` writes the card. (Its statistics also fail on columns that have nulls.)"""
 
     def get_batch_sampler(self, dataset: Any, batch_size: int, **_options: Any) -> DealtBatches:
-        return DealtBatches(self.deal, batch_size)
+        return DealtBatches(self.deal, self.first_epoch)
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -187,12 +208,18 @@ class DistilTrainer(CrossEncoderTrainer):  # type: ignore[misc]
         if self._machine.world_size > 1:
             return self._over_processes(model, rows)
         if self._machine.device == "cpu":
-            return threaded_gradients(self._step, rows, self._trained(), self._pool, self._machine.threads)
+            # Dropout's masks come from one generator, in whatever order threads ask: one thread can be repeated.
+            threads = 1 if self._drops else self._machine.threads
+            return threaded_gradients(self._step, rows, self._trained(), self._pool, threads)
         return self._on_one_gpu(rows)
 
     def journal_seconds(self) -> float:
         """Seconds of training, with those before the last resume."""
         return next(each.seconds for each in self.callback_handler.callbacks if isinstance(each, Journal))
+
+    @property
+    def _drops(self) -> bool:
+        return any(isinstance(module, torch.nn.Dropout) and module.p for module in self.model.modules())
 
     def _trained(self) -> list[torch.nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -201,9 +228,12 @@ class DistilTrainer(CrossEncoderTrainer):  # type: ignore[misc]
         """Gradients are exchanged with the last piece; those before it only add up."""
         total = torch.zeros((), device=self.args.device)
         totals, parts = self._step.totals(rows), pieces(rows, self._step.budget)
+        for terms in totals.values():  # of all processes, whose groups may have other sizes
+            torch.distributed.all_reduce(terms)
         for number, part in enumerate(parts):
             with nullcontext() if number == len(parts) - 1 else self.accelerator.no_sync(model):
-                loss = self._step.piece(rows, part, totals, model)
+                # Times their number, since the exchange takes the mean of the processes' gradients.
+                loss = self._step.piece(rows, part, totals, model) * self._machine.world_size
                 self.accelerator.backward(loss)
                 total += loss.detach()
         return total
@@ -293,7 +323,7 @@ def arguments(
         eval_steps=interval,
         save_strategy="steps",
         save_steps=interval,
-        save_total_limit=recipe.keep,
+        save_total_limit=max(2, recipe.keep),  # the one before stays until the new one is marked as whole
         metric_for_best_model=f"eval_{metric}" if metric else None,
         greater_is_better=True if metric else None,
         logging_steps=max(1, min(20, steps // 50)),

@@ -203,8 +203,10 @@ class DistilTrainer(CrossEncoderTrainer):  # type: ignore[misc]
         """The batch's loss, its gradients left in the parameters."""
         model.train()
         rows = self._prepare_inputs(inputs)["rows"].to(self.args.device)
-        self.pairs += len(rows.labels)
-        self.tokens += int(rows.offsets[-1])
+        seen = torch.tensor([len(rows.labels), int(rows.offsets[-1])], device=self.args.device)
+        if self._machine.world_size > 1:
+            torch.distributed.all_reduce(seen)
+        self.pairs, self.tokens = self.pairs + int(seen[0]), self.tokens + int(seen[1])
         if self._machine.world_size > 1:
             return self._over_processes(model, rows)
         if self._machine.device == "cpu":

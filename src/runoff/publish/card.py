@@ -152,7 +152,7 @@ def _training(facts: Facts) -> str:
     rows += [
         (key.replace("_", " "), _said(value))
         for key, value in run["recipe"].items()
-        if key != "backbone" and value not in (None, [], "")
+        if key != "backbone" and value not in (None, [], "", 0)
     ]
     rows += [
         ("steps", f"{run['steps']:,}"),

@@ -75,6 +75,8 @@ def without_places(value: Any) -> Any:
     if isinstance(value, list):
         return [without_places(each) for each in value]
     if isinstance(value, str):
+        if " " in value:  # a command line
+            return " ".join(without_places(word) for word in value.split(" "))
         if value.startswith(("/", "~")):
             return PurePosixPath(value).name or value
         if PureWindowsPath(value).drive:

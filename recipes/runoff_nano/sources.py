@@ -66,8 +66,8 @@ def section(sources: Path) -> str:
         "less surely. Weak on negation and on exact facts such as numbers. Alone it is no match for BM25 everywhere: "
         "give both a say, `runoff search --rerank-weight 0.5`. Where the Hugging Face hub is in reach, "
         "`cross-encoder/ettin-reranker-32m-v1` is far better.\n\n## Sources and licences\n\nQuestion-passage pairs "
-        "with open licences. A long query is a stretch of sentences cut out of a passage, whose rest is its answer. None of "
-        "the judged collections was trained on or tuned to. The model contains none of these texts.\n\n"
+        "with open licences. A long query is a stretch of sentences cut out of a passage, whose rest is its answer. "
+        "None of the judged collections was trained on or tuned to. The model contains none of these texts.\n\n"
         + "\n".join(lines)
         + "\n"
     )

@@ -137,6 +137,7 @@ def timed(trainer: Any, options: argparse.Namespace) -> Iterator[list[float]]:
     import torch
 
     trainer.create_optimizer_and_scheduler(num_training_steps=10_000)
+    trainer.current_gradient_accumulation_steps = 1
     is_gpu = options.device == "cuda"
     threads = torch.get_num_threads()
 

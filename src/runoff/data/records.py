@@ -253,12 +253,22 @@ def parquet_records(path: Path, source: str) -> Iterator[tuple[int, dict[str, An
 
 def _parquet_record(row: Any, number: int, source: str) -> tuple[int, dict[str, Any]] | BadRow:
     try:
-        record: dict[str, Any] = row.to_pylist()[0]
+        record = {name: _plain_time(value) for name, value in row.to_pylist()[0].items()}
     except UnicodeDecodeError as error:
         return BadRow(source, number, not_utf8(error, "value"))
     except (ValueError, OverflowError) as error:  # A time in nanoseconds, a year beyond 9999.
         return BadRow(source, number, f"a value that Python cannot hold: {error}")
     return number, record
+
+
+def _plain_time(value: Any) -> Any:
+    """A time in nanoseconds as Python's own: where pandas is installed, pyarrow makes pandas' of it and loses none."""
+    for parts, plain in (("nanosecond", "to_pydatetime"), ("nanoseconds", "to_pytimedelta")):
+        if hasattr(value, parts) and hasattr(value, plain):
+            if getattr(value, parts):
+                raise ValueError(f"{value} has nanoseconds")
+            return getattr(value, plain)()
+    return value
 
 
 # A file that is not there, not to be read, or a gzip that is cut short or damaged within.

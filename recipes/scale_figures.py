@@ -53,7 +53,7 @@ def measured() -> str:
     ]
     for row in results():
         settings = row["settings"]
-        if settings["engine"] != "runoff":
+        if settings.get("engine") != "runoff":
             continue
         machine = row["machine"].get("gpu") or f"{row['machine']['cpu']}, {row['machine']['cores']} cores"
         lines.append(

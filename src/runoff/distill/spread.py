@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 BATCHES_PER_WORKER = 8
 """So that the workers end at about the same time, small jobs are cut finer."""
+BATCHES_ALONE = 4
+"""Tried one by one before workers are said to die of whatever they score."""
 IN_FLIGHT_BYTES = 512 << 20
 """Texts and scores under way at most: beyond it the candidates are not read on."""
 SETTINGS = {
@@ -127,17 +130,18 @@ def _teach_all(
 ) -> None:
     """Gives out what has no score, and again what was lost on the way, until nothing is missing.
 
-    A round bears any number of deaths. One that brought nothing is followed by one that stops at the first error,
-    and that is told. `renew` takes the last round's workers away.
+    A round bears any number of deaths. Behind one that brought nothing, batches go out one by one, since what kills a
+    worker takes those along that wait for it; when several of them bring nothing, the error is told. `renew` takes the
+    last round's workers away.
     """
     from ray.data.exceptions import ExecutionTimeoutError
     from ray.exceptions import RayActorError, RayError
 
-    bears_deaths = True
+    alone: int | None = None  # the batch that goes out by itself, counted among those that are left
     while missing:
         before, failure = missing, None
         try:
-            for answer in _answers(job, bears_deaths):
+            for answer in _answers(job, alone):
                 taken = arrivals.take(answer)
                 missing -= taken
                 advance(taken)
@@ -151,15 +155,17 @@ def _teach_all(
         finally:
             arrivals.write()
         if missing < before:
-            bears_deaths = True
-        elif not bears_deaths:
+            alone = None
+        elif alone is None:
+            alone = 0
+        elif alone + 1 < min(BATCHES_ALONE, math.ceil(missing / job.batch_pairs)):
+            alone += 1
+        else:
             cause = "" if isinstance(failure, RayActorError) else f" ({_first_line(failure)})"
             raise WorkerError(
                 f"workers died whenever they scored what is left, {missing:,} pairs{cause}. Is it their memory? "
                 "Give each more of a machine (--worker-cpus, --worker-gpus), or fewer tokens (--max-length)"
             ) from failure
-        else:
-            bears_deaths = False
         if missing:
             logger.warning(
                 "%s pairs have no score yet: a worker or its machine died with some. They are given out again",
@@ -308,8 +314,8 @@ def _described(build: BuildTeacher, workers: Workers) -> Mapping[str, Any]:
     return dict(answer["identity"])
 
 
-def _answers(job: _Job, bears_deaths: bool) -> Iterator[Mapping[str, Any]]:
-    """What the workers say of each batch of pairs without a score, as it comes.
+def _answers(job: _Job, alone: int | None) -> Iterator[Mapping[str, Any]]:
+    """What the workers say of each batch of pairs without a score (or of one alone), as it comes.
 
     Ray starts a worker that died again wherever there is room. Its batches fail instead of waiting for that, which may
     take for ever where a machine is gone.
@@ -319,14 +325,14 @@ def _answers(job: _Job, bears_deaths: bool) -> Iterator[Mapping[str, Any]]:
 
     context = DataContext.get_current().copy()
     context.target_max_block_size = 1  # bytes: every row, which is a batch, is a block of its own
-    context.max_errored_blocks = -1 if bears_deaths else 0
+    context.max_errored_blocks = -1 if alone is None else 0
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=IN_FLIGHT_BYTES)
     here = {"ray.io/node-id": get_runtime_context().get_node_id()}
     with DataContext.current(context), warnings.catch_warnings():
         # Ray 2.64 will take no max_restarts any more; pyproject.toml has the limit.
         warnings.filterwarnings("ignore", ".*ray_remote_args")
-        batches = read_datasource(_source(job), override_num_blocks=1, num_cpus=0, label_selector=here)
+        batches = read_datasource(_source(job, alone), override_num_blocks=1, num_cpus=0, label_selector=here)
         answers = batches.map_batches(
             Worker,
             fn_constructor_args=(job.build, job.identity),
@@ -342,7 +348,7 @@ def _answers(job: _Job, bears_deaths: bool) -> Iterator[Mapping[str, Any]]:
         yield from table.to_pylist()
 
 
-def _source(job: _Job) -> Any:
+def _source(job: _Job, alone: int | None) -> Any:
     """The pairs without a score as a Ray data source of one stream, read on this machine as fast as it is used up."""
     from ray.data import Datasource
     from ray.data.block import BlockMetadata
@@ -352,7 +358,8 @@ def _source(job: _Job) -> Any:
     shards, batch_pairs = len(job.scores.files()), job.batch_pairs
 
     def read() -> Iterator[pa.Table]:
-        return unscored_rows(candidates, out, shards, batch_pairs)
+        rows = unscored_rows(candidates, out, shards, batch_pairs)
+        return rows if alone is None else islice(rows, alone, alone + 1)
 
     class UnscoredPairs(Datasource):  # type: ignore[misc]  # Ray counts as untyped
         def estimate_inmemory_data_size(self) -> int | None:

@@ -56,6 +56,12 @@ def process(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
 # --- help ----------------------------------------------------------------------------------------------------
 
 
+def test_the_overview_waits_for_nothing_heavy() -> None:
+    code = "import sys; from runoff.cli import build_parser; build_parser(); print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_examples(shell: Shell, command: str) -> None:
     answer = shell(command, "--help")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
-from runoff.cli.options import Commands, new_command, positive
+from runoff.cli.options import CommandParser, Commands, new_command, positive
 from runoff.cli.terminal import note, print_json
 from runoff.cli.train import add_recipe_options, add_watching_options
 
@@ -72,6 +72,10 @@ def add_to(commands: Commands) -> None:
         "--medium", metavar="N", type=positive, default=32, help="and from the middle (default: 32)"
     )
     group.add_argument("--guard", metavar="SHARE", type=float, help="see runoff sample")
+    parser.later(_add_options)
+
+
+def _add_options(parser: CommandParser) -> None:
     add_recipe_options(parser)
     add_watching_options(parser)
     group = parser.add_argument_group("the model")

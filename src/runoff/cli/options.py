@@ -26,6 +26,17 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", _HelpFormatter)
         super().__init__(allow_abbrev=False, **options)
+        self._waiting: list[Callable[[CommandParser], None]] = []
+
+    def later(self, add: Callable[[CommandParser], None]) -> None:
+        """Adds options once this command is the one that was typed: those whose names and defaults live in modules that
+        `runoff --help` need not wait for (numpy is half of its time)."""
+        self._waiting.append(add)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        while self._waiting:
+            self._waiting.pop(0)(self)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"runoff: error: {_with_suggestion(message)}. See {self.prog} --help\n")

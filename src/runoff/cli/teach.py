@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from runoff.cli.info import print_facts
 from runoff.cli.options import (
+    CommandParser,
     Commands,
     add_model_options,
     lasting_name,
@@ -62,9 +63,15 @@ def add_to(commands: Commands) -> None:
         type=positive,
         help="pairs of a shard, which is what a kill costs at most (default: 8192)",
     )
+    parser.later(_add_options)
+
+
+def _add_options(parser: CommandParser) -> None:
+    from runoff.distill.prompted import TEMPLATES
+
     parser.add_argument(
         "--template",
-        choices=("mxbai-rerank-v2", "qwen3-reranker"),
+        choices=tuple(TEMPLATES),
         help="how a causal language model is asked (default: by its name, where its folder does not say)",
     )
     add_model_options(parser)

@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import random
 import sys
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,7 @@ from ingest import NANO, circumstances, record
 
 PRECISIONS = ("fp32", "bf16", "int8")
 CANDIDATES = 100
-SEED = 12
 
-Grades = dict[str, dict[str, int]]
 Scores = dict[str, np.ndarray]  # by precision
 Figures = dict[str, np.ndarray]  # by precision: one of each query
 
@@ -44,73 +40,33 @@ def minilm_folder() -> Path:
     return next(Path(spec.origin).parent.rglob("model.safetensors")).parent
 
 
-def read_judged(folder: Path, limit: int) -> tuple[dict[str, str], dict[str, str], Grades]:
-    """(documents by id with the title in front, `limit` queries drawn by seed, grades) of a BEIR folder."""
-    grades: Grades = defaultdict(dict)
-    for line in (folder / "qrels" / "test.tsv").read_text("utf-8").splitlines()[1:]:
-        query, document, grade = line.split("\t")
-        grades[query][document] = int(grade)
-    documents = {
-        row["_id"]: f"{row.get('title', '')} {row['text']}".strip()
-        for row in map(json.loads, (folder / "corpus.jsonl").read_text("utf-8").splitlines())
-    }
-    queries = {
-        row["_id"]: row["text"]
-        for row in map(json.loads, (folder / "queries.jsonl").read_text("utf-8").splitlines())
-        if any(grade > 0 for grade in grades[row["_id"]].values())
-    }
-    chosen = sorted(random.Random(SEED).sample(sorted(queries), min(limit, len(queries))))
-    return documents, {name: queries[name] for name in chosen}, grades
-
-
-def ndcg_at_10(grades: Grades, run: dict[str, dict[str, float]]) -> np.ndarray:
-    """Of each of the run's queries, by pytrec_eval."""
-    import pytrec_eval
-
-    judge = pytrec_eval.RelevanceEvaluator({query: grades[query] for query in run}, {"ndcg_cut_10"})
-    found = judge.evaluate(run)
-    return np.array([found[query]["ndcg_cut_10"] for query in run])
-
-
 def rerank(models: dict[str, Any], folder: Path, limit: int) -> tuple[Figures, Scores]:
     """NDCG@10 of each query and the scores of BM25's candidates, by precision."""
-    import bm25s
-    import Stemmer
+    from runoff.evaluate.judged import bm25_lists, judge, read_judged
 
-    documents, queries, grades = read_judged(folder, limit)
-    ids, texts = list(documents), list(documents.values())
-    stemmer = Stemmer.Stemmer("english")
-    index = bm25s.BM25(method="lucene")
-    index.index(
-        bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False), show_progress=False
+    judged = read_judged(folder).sampled(limit)
+    lists = bm25_lists(judged.documents, judged.queries, CANDIDATES)
+    systems = judge(judged, lists, models, weights=()).systems
+    return (
+        {name: systems[name].ndcg for name in models},
+        {name: np.concatenate(systems[name].scores) for name in models},
     )
-    asked = bm25s.tokenize(list(queries.values()), stopwords="en", stemmer=stemmer, show_progress=False)
-    found = index.retrieve(asked, k=min(CANDIDATES, len(ids)), show_progress=False).documents
-    pairs = [(text, texts[d]) for text, row in zip(queries.values(), found, strict=True) for d in row]
-    scores = {name: np.asarray(model.predict(pairs), np.float64) for name, model in models.items()}
-    figures = {}
-    for name, flat in scores.items():
-        rows = flat.reshape(len(queries), -1)
-        run = {
-            query: {ids[d]: float(s) for d, s in zip(found[i], rows[i], strict=True)}
-            for i, query in enumerate(queries)
-        }
-        figures[name] = ndcg_at_10(grades, run)
-    return figures, scores
 
 
 def retrieve(models: dict[str, Any], folder: Path, limit: int) -> tuple[Figures, Scores]:
     """NDCG@10 of each query and all similarities, by precision."""
-    documents, queries, grades = read_judged(folder, limit)
-    ids = list(documents)
+    from runoff.evaluate.judged import judge, read_judged
+
+    judged = read_judged(folder).sampled(limit)
     figures, scores = {}, {}
     for name, model in models.items():
-        vectors = model.encode(list(documents.values()), normalize_embeddings=True)
-        similarities = model.encode(list(queries.values()), normalize_embeddings=True) @ vectors.T
-        run = {
-            query: dict(zip(ids, map(float, similarities[i]), strict=True)) for i, query in enumerate(queries)
+        vectors = model.encode(list(judged.documents.values()), normalize_embeddings=True)
+        similarities = model.encode(list(judged.queries.values()), normalize_embeddings=True) @ vectors.T
+        lists = {
+            query: list(zip(judged.documents, map(float, row), strict=True))
+            for query, row in zip(judged.queries, similarities, strict=True)
         }
-        figures[name] = ndcg_at_10(grades, run)
+        figures[name] = judge(judged, lists, {}, depth=len(judged.documents), first=name).systems[name].ndcg
         scores[name] = similarities.astype(np.float64).ravel()
     return figures, scores
 

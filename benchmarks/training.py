@@ -70,27 +70,25 @@ def recipe_of(options: argparse.Namespace, precision: str) -> Any:
     )
 
 
-def machine_of(options: argparse.Namespace) -> Any:
+def trainer_of(folder: Path, rows: Path, scratch: Path, options: argparse.Namespace, precision: str) -> Any:
+    """Runoff's trainer on all of the rows, ready to start."""
+    from runoff.distill.rows import checked_rows, split
+    from runoff.distill.run import Run
+    from runoff.distill.train import Job, Reporting, Watching, prepared
     from runoff.distill.trainer import Machine
 
-    return Machine(device=options.device, threads=options.threads)
+    recipe, found = recipe_of(options, precision), checked_rows(rows)
+    machine = Machine(device=options.device, threads=options.threads)
+    job = Job(found, split(found, 0, recipe), recipe, folder, machine)
+    return prepared(job, Run(scratch), Watching({}), Reporting())[0]
 
 
 def with_runoff(
     folder: Path, rows: Path, options: argparse.Namespace, precision: str
 ) -> Iterator[list[float]]:
     """Seconds of each step, turn by turn."""
-    from runoff.distill.rows import checked_rows, split
-    from runoff.distill.run import Run
-    from runoff.distill.train import Reporting, Watching, prepared
-
-    recipe = recipe_of(options, precision)
-    found = checked_rows(rows)
     with tempfile.TemporaryDirectory() as scratch:
-        parts = split(found, 0, recipe)
-        trainer, _ = prepared(
-            found, parts, recipe, folder, Run(scratch), machine_of(options), Watching({}), Reporting(), {}
-        )
+        trainer = trainer_of(folder, rows, Path(scratch), options, precision)
         yield from timed(trainer, options)
 
 
@@ -279,25 +277,10 @@ def measured_memory(options: argparse.Namespace) -> list[Row]:
 
 def memory_here(rows: Path, options: argparse.Namespace) -> None:
     from runoff.distill.plan import _peak_memory
-    from runoff.distill.rows import checked_rows, split
-    from runoff.distill.run import Run
-    from runoff.distill.train import Reporting, Watching, prepared
 
     begun = time.perf_counter()
-    recipe = recipe_of(options, "auto")
-    found = checked_rows(rows)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer, _ = prepared(
-            found,
-            split(found, 0, recipe),
-            recipe,
-            checkpoint("17m"),
-            Run(scratch),
-            machine_of(options),
-            Watching({}),
-            Reporting(),
-            {},
-        )
+        trainer = trainer_of(checkpoint("17m"), rows, Path(scratch), options, "auto")
         seconds = time.perf_counter() - begun
         loader = iter(trainer.get_train_dataloader())
         for _ in range(3):

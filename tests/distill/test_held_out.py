@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from runoff.distill.held_out import HeldOut, spearman
+from runoff.distill.held_out import HeldOut
 from runoff.distill.rows import checked_rows
+from runoff.ranking import spearman
 from standin_distil import labelled
 
 

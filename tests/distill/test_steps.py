@@ -40,11 +40,7 @@ def one_pass(step: Step, rows: Rows) -> tuple[float, list[torch.Tensor | None]]:
     numbers = list(range(len(rows.labels)))
     scores = step.scores(rows, numbers)
     _, group_of, within = grid(rows, list(range(len(rows.groups) - 1)))
-    shape = len(rows.groups) - 1, int(within.max()) + 1
-    laid = [
-        laid_out(values, group_of, within, *shape)
-        for values in (scores, rows.labels, torch.ones_like(scores))
-    ]
+    laid = [laid_out(values, group_of, within) for values in (scores, rows.labels, torch.ones_like(scores))]
     totals = {name: losses.terms(name, *laid[1:]).sum() for name in step.weights}
     loss = losses.weighted(step.weights, totals, *laid)
     trained = [p for p in step.model.parameters() if p.requires_grad]

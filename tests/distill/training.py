@@ -14,7 +14,7 @@ from runoff.distill.held_out import METRIC, NAME, HeldOut
 from runoff.distill.recipe import Recipe
 from runoff.distill.rows import checked_rows, split
 from runoff.distill.run import Run
-from runoff.distill.train import TrainReport, Watching, train
+from runoff.distill.train import Job, TrainReport, Watching, train
 from runoff.distill.trainer import Machine
 
 HELD_OUT = 20
@@ -40,7 +40,7 @@ def start(
         threads=2,
         budget=256,
     )
-    return train(rows, parts, recipe, backbone, Run(run_folder), machine, watching)
+    return train(Job(rows, parts, recipe, backbone, machine), Run(run_folder), watching)
 
 
 if __name__ == "__main__":

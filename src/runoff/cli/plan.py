@@ -3,52 +3,34 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runoff.cli.info import print_facts
 from runoff.cli.terminal import open_terminal, print_json
-from runoff.cli.train import about_machine, trained
+from runoff.cli.train import trained
 
 if TYPE_CHECKING:
-    from runoff.distill.recipe import Recipe
-    from runoff.distill.rows import LabelledRows, Split
-    from runoff.distill.train import Watching
-    from runoff.distill.trainer import Machine
+    from runoff.distill.train import Job, Watching
 
 SWEEP_SUBSET = 0.15
 """The share of the data on which the published recipe's rates were swept."""
 
 
-def dry_run(
-    options: argparse.Namespace,
-    recipe: Recipe,
-    rows: LabelledRows,
-    split: Split,
-    backbone: Path,
-    machine: Machine,
-) -> None:
+def dry_run(options: argparse.Namespace, job: Job) -> None:
     from dataclasses import asdict
 
     from runoff.distill.plan import plan
 
-    found = plan(
-        rows,
-        split,
-        recipe,
-        backbone,
-        machine,
-        options.out.expanduser(),
-        about_machine(recipe, backbone, machine),
-    )
-    if machine.rank:
+    found = plan(job, options.out.expanduser())
+    rows, recipe = job.rows, job.recipe
+    if job.machine.rank:
         return
     if options.json:
         print_json({**asdict(found), "recipe": recipe.as_dict()})
         return
     shown = {
-        "rows": f"{rows.count:,} of {rows.queries:,} queries; {len(split.held_out):,} held out; labels {rows.mean:.3g} "
-        f"on average, deviation {rows.deviation:.3g}",
+        "rows": f"{rows.count:,} of {rows.queries:,} queries; {len(job.split.held_out):,} held out; "
+        f"labels {rows.mean:.3g} on average, deviation {rows.deviation:.3g}",
         "steps": f"{found.steps:,} of {recipe.global_batch:,} pairs; at most {found.left_out:,} rows fill no batch",
         "tokens": f"{found.tokens[0]:.0f} a pair (median), {found.tokens[1]:.0f} (95 %), {found.tokens[2]:.0f} (most); "
         f"{100 * found.cut_pairs:.1f} % are cut at {recipe.max_length:,}",
@@ -67,36 +49,27 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours" if seconds < 172800 else f"{seconds / 86400:.1f} days"
 
 
-def sweep(
-    options: argparse.Namespace,
-    recipe: Recipe,
-    rows: LabelledRows,
-    split: Split,
-    backbone: Path,
-    machine: Machine,
-    watching: Watching,
-) -> None:
+def sweep(options: argparse.Namespace, job: Job, watching: Watching) -> None:
     """A run for each rate, in RUN/rate-..., on the same subset; each can be gone on with like any other."""
     from dataclasses import replace
 
     from runoff.contracts import InputError
-    from runoff.distill.rows import split as split_rows
+    from runoff.distill.rows import split
     from runoff.distill.run import Run, plot
 
     if watching.metric is None:
         raise InputError(
             "expected held-out queries (or --evaluate) to compare rates by, nothing is evaluated"
         )
-    share = recipe.subset if options.subset else SWEEP_SUBSET
+    share = job.recipe.subset if options.subset else SWEEP_SUBSET
     out, found = options.out.expanduser(), []
     for rate in dict.fromkeys(options.sweep):
-        changed = replace(recipe, learning_rate=rate, subset=share)
-        part = split_rows(rows, len(split.held_out), changed)
-        folder = out / f"rate-{rate:g}"
-        report = trained(options, changed, rows, part, backbone, folder, machine, watching)
+        recipe = replace(job.recipe, learning_rate=rate, subset=share)
+        part = split(job.rows, len(job.split.held_out), recipe)
+        report = trained(options, replace(job, recipe=recipe, split=part), out / f"rate-{rate:g}", watching)
         last = report.last or {}
         found.append({"learning_rate": rate, "loss": report.loss, str(report.metric): last.get("value")})
-    if machine.rank:
+    if job.machine.rank:
         return
     metric = str(watching.metric)
     best = max(found, key=lambda entry: entry[metric])

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runoff.cli.info import print_facts
-from runoff.cli.options import Commands, new_command, positive, progress_bar
+from runoff.cli.options import CommandParser, Commands, new_command, positive, progress_bar
 from runoff.cli.terminal import open_terminal, print_json
 
 if TYPE_CHECKING:
     from runoff.distill.recipe import Recipe
     from runoff.distill.rows import LabelledRows, Split
-    from runoff.distill.train import TrainReport, Watching
+    from runoff.distill.train import Job, TrainReport, Watching
     from runoff.distill.trainer import Machine
 
 EXAMPLES = """\
@@ -42,6 +42,10 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("rows", metavar="ROWS", type=Path, help="labelled rows")
     parser.add_argument("out", metavar="RUN", type=Path, help="the folder to write")
+    parser.later(_add_options)
+
+
+def _add_options(parser: CommandParser) -> None:
     add_recipe_options(parser)
     add_watching_options(parser)
     machine = parser.add_argument_group("machine")
@@ -73,8 +77,8 @@ def add_to(commands: Commands) -> None:
     )
 
 
-def add_recipe_options(parser: Any) -> None:
-    """What decides what is learned; `runoff distil` has the same."""
+def add_recipe_options(parser: CommandParser) -> None:
+    """What decides what is learned; `runoff distil` has the same. To be added `later`."""
     from runoff.distill.recipe import LOSSES, RECIPES
 
     group = parser.add_argument_group("recipe (whatever is not given is the recipe's)")
@@ -125,7 +129,7 @@ def add_recipe_options(parser: Any) -> None:
     )
 
 
-def add_watching_options(parser: Any) -> None:
+def add_watching_options(parser: CommandParser) -> None:
     group = parser.add_argument_group("evaluation")
     group.add_argument(
         "--held-out",
@@ -170,7 +174,7 @@ def backbone_folder(recipe: Recipe) -> Path:
 
 
 def run(options: argparse.Namespace) -> None:
-    from runoff.distill.train import check_extra
+    from runoff.distill.train import Job, check_extra
 
     check_extra()
     recipe = recipe_of(options)
@@ -179,56 +183,34 @@ def run(options: argparse.Namespace) -> None:
     rows, split = _rows(options, recipe, quiet)
     watching = watching_of(options, rows, split)
     folder = backbone_folder(recipe)
+    job = Job(rows, split, recipe, folder, machine, about_machine(recipe, folder, machine))
     if options.dry_run:
         from runoff.cli.plan import dry_run
 
-        dry_run(options, recipe, rows, split, folder, machine)
+        dry_run(options, job)
         return
     if options.sweep:
         from runoff.cli.plan import sweep
 
-        sweep(quiet, recipe, rows, split, folder, machine, watching)
+        sweep(quiet, job, watching)
         return
-    report = trained(quiet, recipe, rows, split, folder, options.out.expanduser(), machine, watching)
+    report = trained(quiet, job, options.out.expanduser(), watching)
     if machine.rank == 0:
         show(options, report)
 
 
-def trained(
-    options: argparse.Namespace,
-    recipe: Recipe,
-    rows: LabelledRows,
-    split: Split,
-    backbone: Path,
-    out: Path,
-    machine: Machine,
-    watching: Watching,
-) -> TrainReport:
+def trained(options: argparse.Namespace, job: Job, out: Path, watching: Watching) -> TrainReport:
     """One run with its progress bar."""
     from runoff.distill.run import Run
-    from runoff.distill.train import Reporting, deal, steps_of, train
+    from runoff.distill.train import Reporting, train
 
-    steps = steps_of(deal(rows, split, recipe, machine.world_size), recipe, machine.world_size)
-    with progress_bar(steps, "steps", options) as bar:
-
-        def begin(_steps: int, done: int) -> None:
-            bar.update(done)
+    with progress_bar(job.steps, "steps", options) as bar:
 
         def say(line: str) -> None:
             if not options.json:
                 bar.write(line, file=sys.stderr)
 
-        return train(
-            rows,
-            split,
-            recipe,
-            backbone,
-            Run(out),
-            machine,
-            watching,
-            Reporting(bar.update, say, begin),
-            about_machine(recipe, backbone, machine),
-        )
+        return train(job, Run(out), watching, Reporting(bar.update, say))
 
 
 def _rows(options: argparse.Namespace, recipe: Recipe, quiet: Any) -> tuple[LabelledRows, Split]:
@@ -266,11 +248,7 @@ def machine_of(options: argparse.Namespace) -> Machine:
 
 def about_machine(recipe: Recipe, backbone: Path, machine: Machine) -> dict[str, Any]:
     """What run.json says of where and with what it was trained."""
-    import importlib.metadata
-    import platform
-
-    from runoff import __version__
-    from runoff.cli.machine import processor
+    from runoff.cli.machine import circumstances, processor
     from runoff.distill.run import digest
     from runoff.distill.train import gpu_name
 
@@ -279,15 +257,12 @@ def about_machine(recipe: Recipe, backbone: Path, machine: Machine) -> dict[str,
     if machine.device == "cuda":
         about["gpu"] = gpu_name()
     packages = ("torch", "sentence-transformers", "transformers", "datasets", "accelerate")
+    found = circumstances(packages)
     return {
         "command": " ".join(["runoff", *map(shlex.quote, sys.argv[1:])]),
         "backbone": {"name": recipe.backbone, "sha256": digest(backbone)},
         "machine": {**about, "device": machine.device, "processes": machine.world_size},
-        "versions": {
-            "runoff": __version__,
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in packages},
-        },
+        "versions": {"python": found["python"], **found["versions"]},
     }
 
 

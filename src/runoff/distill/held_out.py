@@ -12,6 +12,7 @@ from runoff.contracts import FloatArray, Pair
 from runoff.data.shards import Shards
 from runoff.distill import labels as label_shards
 from runoff.distill.rows import COLUMNS, LabelledRows, Numbers
+from runoff.ranking import spearman
 
 NAME = "held_out"
 METRIC = f"{NAME}_spearman"
@@ -51,22 +52,6 @@ class HeldOut:
         if firsts:
             figures["mrr"] = float(np.mean(firsts))
         return figures
-
-
-def spearman(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
-    """The rank correlation of two lists; not a number where one of them is constant."""
-    ranks = _ranks(first), _ranks(second)
-    if min(np.ptp(ranks[0]), np.ptp(ranks[1])) == 0:
-        return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
-
-
-def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Ranks from 0, equal values sharing the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    shared: npt.NDArray[np.float64] = ((ends - counts + ends - 1) / 2)[inverse]
-    return shared
 
 
 def _reciprocal(scores: npt.NDArray[np.float64], judged: npt.NDArray[np.bool_]) -> float:

@@ -183,7 +183,7 @@ class _Unit:
     def check(self, name: str, weight: float) -> None:
         """Refuses a part that says nothing, or the opposite of the judgements."""
         whole = self.all
-        if whole.count > 1 and not whole.deviation > 1e-9 * max(abs(whole.mean), 1e-30):
+        if whole.is_constant:
             raise InputError(f"{name}: all candidates have the same score ({whole.mean:g}); leave it out")
         judged, rest = self.sides
         if self.judged.count >= FEWEST_POSITIVES and (judged - rest) * weight < 0:

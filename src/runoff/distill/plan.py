@@ -5,17 +5,18 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runoff.contracts import InputError
 from runoff.distill.recipe import Recipe
-from runoff.distill.rows import LabelledRows, Split
 from runoff.distill.run import Run
+
+if TYPE_CHECKING:
+    from runoff.distill.train import Job
 
 TIMED_STEPS = 3
 
@@ -41,15 +42,7 @@ class Plan:
     disk_free: int
 
 
-def plan(
-    rows: LabelledRows,
-    split: Split,
-    recipe: Recipe,
-    backbone: Path,
-    machine: Any,
-    out: Path,
-    about: Mapping[str, Any],
-) -> Plan:
+def plan(job: Job, out: Path) -> Plan:
     """Takes a few steps, the first with the longest of 20,000 rows, in a scratch folder beside `out`.
 
     `seconds` leaves evaluations out, whose length depends on what is judged. Raises `InputError` where the disk is too
@@ -58,7 +51,8 @@ def plan(
     from runoff.distill import student
     from runoff.distill.train import Reporting, Watching, joined, prepared
 
-    joined(machine)
+    rows, recipe = job.rows, job.recipe
+    joined(job.machine)
     place = _existing(out)
     free = shutil.disk_usage(place).free
     if rows.characters > free:
@@ -66,9 +60,7 @@ def plan(
             f"{place}: the rows alone take {rows.characters / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB"
         )
     with tempfile.TemporaryDirectory(prefix=".runoff-plan-", dir=place) as scratch:
-        trainer, steps = prepared(
-            rows, split, recipe, backbone, Run(scratch), machine, Watching({}), Reporting(), about
-        )
+        trainer, steps = prepared(job, Run(scratch), Watching({}), Reporting())
         lengths, cut = _lengths(trainer, recipe)
         seconds, pairs, tokens, memory = _timed(trainer)
     counted = student.counts(trainer.model)
@@ -94,7 +86,7 @@ def plan(
         cut,
         pairs / seconds,
         tokens / seconds,
-        all_pairs / machine.world_size / (pairs / seconds),
+        all_pairs / job.machine.world_size / (pairs / seconds),
         evaluations,
         memory,
         disk,

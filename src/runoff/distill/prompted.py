@@ -128,17 +128,16 @@ class PromptedTeacher:
 
     def score_pairs(self, pairs: Sequence[Pair]) -> FloatArray:
         """[N], in fp32."""
+        from runoff.distill.steps import cut
+
         texts = [self._template.body.format(query=query, document=document) for query, document in pairs]
         bodies = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         rows = [[*self._before, *ids[: self._room], *self._after] for ids in bodies]
-        order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
+        lengths = np.array([len(row) for row in rows], np.int32)
         budget = CPU_TOKENS if self._device == "cpu" else GPU_TOKENS
         scores = np.zeros(len(rows), np.float32)
-        start = 0
-        while start < len(order):
-            part = order[start : start + max(1, budget // len(rows[order[start]]))]
+        for part in cut(lengths, np.ones_like(lengths), budget):
             scores[part] = self._scored([rows[row] for row in part])
-            start += len(part)
         return scores
 
     def _scored(self, rows: Sequence[Sequence[int]]) -> Any:

@@ -67,10 +67,6 @@ class Recipe:
                 f"expected a batch of whole groups: {self.global_batch} pairs are no multiple of {self.group}"
             )
 
-    @property
-    def is_grouped(self) -> bool:
-        return self.group > 1
-
     def as_dict(self) -> dict[str, Any]:
         """The recipe as JSON holds it."""
         return {**asdict(self), "loss": dict(self.loss), "frozen": list(self.frozen)}

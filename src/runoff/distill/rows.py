@@ -80,7 +80,7 @@ def checked_rows(folder: str | Path, advance: Callable[[int], object] = lambda _
         advance(batch.num_rows)
     if not seen:
         raise InputError(f"{shards.folder} has no rows to train on")
-    if seen > 1 and labels.deviation <= 1e-9 * max(abs(labels.mean), 1e-30):
+    if labels.is_constant:
         raise InputError(
             f"{shards.folder}: all {seen:,} labels are {labels.mean:g}; nothing can be learned from them"
         )

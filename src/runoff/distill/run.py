@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runoff.contracts import InputError, MissingExtraError
-from runoff.data.atomic import replace_file
+from runoff.data.atomic import new_file, replace_file
 
 MANIFEST, LOG, CHECKPOINTS, MODEL, CURVES = "run.json", "log.jsonl", "checkpoints", "model", "curves.svg"
 MAPPED = "rows"
@@ -87,7 +87,7 @@ class Run:
         """The manifest of a run that is complete; `InputError` for one that is not."""
         found = self.manifest()
         if not found.get("complete"):
-            raise InputError(f"{self.folder} is not finished: run the same runoff train again, it goes on")
+            raise InputError(f"{self.folder} is not finished: run the same `runoff train` again, it goes on")
         return found
 
     def _write(self, manifest: Mapping[str, Any]) -> None:
@@ -188,9 +188,8 @@ def plot(
         judged.legend(frameon=False, fontsize=7)
     if len(runs) > 1:
         loss.legend(frameon=False, fontsize=7)
-    draft = Path(path).with_name(f".{os.getpid()}.{Path(path).name}")
-    figure.savefig(draft)
-    os.replace(draft, path)
+    with new_file(Path(path)) as draft:
+        figure.savefig(draft, format=Path(path).suffix[1:])
 
 
 def digest(folder: Path) -> str:

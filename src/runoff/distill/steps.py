@@ -59,14 +59,22 @@ def pieces(rows: Rows, budget: int) -> list[list[int]]:
     """Groups that go through the model together: longest first, at most `budget` tokens with padding (or one group)."""
     sizes = np.diff(rows.groups)
     longest = np.maximum.reduceat(rows.lengths, rows.groups[:-1]) if len(sizes) else sizes
+    return cut(longest, sizes, budget)
+
+
+def cut(longest: Places, sizes: Places, budget: int) -> list[list[int]]:
+    """Items, of so many rows of at most so many tokens, in parts of `budget` tokens, padding counted (or one item).
+
+    The longest come first, so that a part has items of like length.
+    """
     found: list[list[int]] = []
     count, width = 0, 0
-    for group in np.argsort(-longest, kind="stable"):
-        size = int(sizes[group])
-        if not found or (count + size) * max(width, int(longest[group])) > budget:
+    for item in np.argsort(-longest, kind="stable"):
+        size = int(sizes[item])
+        if not found or (count + size) * width > budget:
             found.append([])
-            count, width = 0, int(longest[group])
-        found[-1].append(int(group))
+            count, width = 0, int(longest[item])
+        found[-1].append(int(item))
         count += size
     return found
 
@@ -120,10 +128,16 @@ def grid(rows: Rows, groups: Sequence[int]) -> tuple[list[int], Places, Places]:
     return numbers.tolist(), group_of, within
 
 
-def laid_out(values: torch.Tensor, group_of: Places, within: Places, groups: int, width: int) -> torch.Tensor:
-    """Values of rows [n] as [groups, width], 0 where there is none; gradients flow through."""
+def laid_out(values: torch.Tensor, group_of: Places, within: Places) -> torch.Tensor:
+    """Values of rows [n] as [groups, documents of the largest], 0 where there is none; gradients flow through."""
+    groups, width = int(group_of[-1]) + 1, int(within.max()) + 1
     places = torch.as_tensor(group_of * width + within, device=values.device, dtype=torch.long)
     return values.new_zeros(groups * width).index_put((places,), values).view(groups, width)
+
+
+def targets(labels: torch.Tensor, group_of: Places, within: Places) -> tuple[torch.Tensor, torch.Tensor]:
+    """(labels, mask) of rows, laid out."""
+    return laid_out(labels, group_of, within), laid_out(torch.ones_like(labels), group_of, within)
 
 
 class Step:
@@ -141,19 +155,16 @@ class Step:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def losses(self, rows: Rows, model: Any = None) -> Iterator[torch.Tensor]:
+    def losses(self, rows: Rows) -> Iterator[torch.Tensor]:
         """Each piece's share of the batch's loss, with its graph; their sum is the loss."""
         totals = self.totals(rows)
         for part in pieces(rows, self.budget):
-            yield self.piece(rows, part, totals, model)
+            yield self.piece(rows, part, totals)
 
     def totals(self, rows: Rows) -> dict[str, torch.Tensor]:
         """Over how many terms each loss is a mean, in this batch."""
-        groups = list(range(len(rows.groups) - 1))
-        numbers, group_of, within = grid(rows, groups)
-        shape = len(groups), int(within.max()) + 1
-        labels = laid_out(rows.labels[numbers], group_of, within, *shape)
-        mask = laid_out(torch.ones_like(rows.labels)[numbers], group_of, within, *shape)
+        numbers, *places = grid(rows, range(len(rows.groups) - 1))
+        labels, mask = targets(rows.labels[numbers], *places)
         return {name: losses.terms(name, labels, mask).sum() for name in self.weights}
 
     def scores(self, rows: Rows, numbers: Sequence[int], model: Any = None) -> torch.Tensor:
@@ -167,23 +178,19 @@ class Step:
         self, rows: Rows, part: Sequence[int], totals: Mapping[str, torch.Tensor], model: Any = None
     ) -> torch.Tensor:
         """The share that these groups have in the batch's loss."""
-        places = grid(rows, part)
-        return self.loss(rows, self.scores(rows, places[0], model), places, totals)
+        numbers, *places = grid(rows, part)
+        return self.loss(self.scores(rows, numbers, model), rows.labels[numbers], places, totals)
 
     def loss(
         self,
-        rows: Rows,
         scores: torch.Tensor,
-        places: tuple[list[int], Places, Places],
+        labels: torch.Tensor,
+        places: Sequence[Places],
         totals: Mapping[str, torch.Tensor],
     ) -> torch.Tensor:
-        """The share in the batch's loss of these scores, of the rows and groups that `grid` says."""
-        numbers, group_of, within = places
-        shape = int(group_of[-1]) + 1, int(within.max()) + 1
-        laid = laid_out(scores, group_of, within, *shape)
-        labels = laid_out(rows.labels[numbers], group_of, within, *shape)
-        mask = laid_out(torch.ones_like(rows.labels)[numbers], group_of, within, *shape)
-        return losses.weighted(self.weights, totals, laid, labels, mask)
+        """The share in the batch's loss of rows with these scores and labels, [n], at the places that `grid` says."""
+        laid = laid_out(scores, *places)
+        return losses.weighted(self.weights, totals, laid, *targets(labels, *places))
 
 
 HELD_TOKENS = 16_384
@@ -204,10 +211,10 @@ def threaded_gradients(
     loss = torch.zeros(())
     sums: list[list[torch.Tensor | None]] = [[None] * len(trained) for _ in range(threads)]
     for groups in _portions(rows, HELD_TOKENS):
-        numbers, group_of, within = grid(rows, groups)
+        numbers, *grid_places = grid(rows, groups)
         shares = _dealt(rows.lengths[numbers], step.budget, threads)
 
-        def forward(share: list[Places], numbers: list[int] = numbers) -> list[torch.Tensor]:
+        def forward(share: list[list[int]], numbers: list[int] = numbers) -> list[torch.Tensor]:
             return [step.scores(rows, [numbers[place] for place in places]) for places in share]
 
         made = list(pool.map(forward, shares))
@@ -216,7 +223,7 @@ def threaded_gradients(
             for places, part in zip(share, parts, strict=True):
                 scores[torch.as_tensor(places)] = part.detach()
         scores.requires_grad_()
-        part_loss = step.loss(rows, scores, (numbers, group_of, within), totals)
+        part_loss = step.loss(scores, rows.labels[numbers], grid_places, totals)
         (slopes,) = torch.autograd.grad(part_loss, scores)
         loss += part_loss.detach()
 
@@ -259,18 +266,11 @@ def _portions(rows: Rows, tokens: int) -> Iterator[list[int]]:
         yield part
 
 
-def _dealt(lengths: IntArray, budget: int, threads: int) -> list[list[Places]]:
+def _dealt(lengths: IntArray, budget: int, threads: int) -> list[list[list[int]]]:
     """For each thread its pieces, as places of rows: longest first, at most `budget` tokens each with padding."""
-    order = np.argsort(-lengths, kind="stable")
-    cut: list[Places] = []
-    start = 0
-    while start < len(order):
-        count = max(1, budget // max(1, int(lengths[order[start]])))
-        cut.append(order[start : start + count])
-        start += count
-    shares: list[list[Places]] = [[] for _ in range(threads)]
+    shares: list[list[list[int]]] = [[] for _ in range(threads)]
     loads = [0] * threads
-    for places in cut:
+    for places in cut(lengths, np.ones_like(lengths), budget):
         lightest = loads.index(min(loads))
         shares[lightest].append(places)
         loads[lightest] += int(lengths[places[0]]) * len(places)

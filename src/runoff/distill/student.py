@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +17,16 @@ from sentence_transformers.sentence_transformer.modules.pooling import Pooling
 from runoff.contracts import CheckpointError, InputError, UnsupportedModelError
 from runoff.distill import attention
 from runoff.distill.recipe import Recipe
+from runoff.quiet import quiet_transformers
 
 FAMILIES = ("bert", "modernbert")
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Parameters of a model: all, those of its word vectors, and those that are trained."""
+    """Parameters of a model: all, and those that are trained."""
 
     all: int
-    embeddings: int
     trained: int
 
 
@@ -43,7 +41,7 @@ def build(folder: Path, recipe: Recipe, device: str, is_half: bool = False) -> C
         "attn_implementation": attention.implementation(family, device, is_half),
         "dtype": "float32",
     }
-    with quietly():
+    with quiet_transformers():
         model = _loaded(folder, family, recipe, device, model_kwargs)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -84,22 +82,6 @@ def _loaded(
     return CrossEncoder(modules=[encoder, *head], device=device, activation_fn=identity)
 
 
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without transformers' bars and its remarks, such as the list of layers that "were not sharded"."""
-    from transformers.utils import logging
-
-    level, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if had_bar:
-            logging.enable_progress_bar()
-
-
 def word_vectors(model: CrossEncoder) -> torch.nn.Parameter:
     """The table of word vectors, [vocabulary, H]."""
     weight: torch.nn.Parameter = model[0].model.get_input_embeddings().weight
@@ -110,7 +92,6 @@ def counts(model: CrossEncoder) -> Counts:
     parameters = list(model.parameters())
     return Counts(
         sum(p.numel() for p in parameters),
-        word_vectors(model).numel(),
         sum(p.numel() for p in parameters if p.requires_grad),
     )
 

@@ -252,6 +252,11 @@ class Moments:
     def deviation(self) -> float:
         return float(np.sqrt(self._squares / self.count)) if self.count else 0.0
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether several numbers came and all were the same, but for rounding."""
+        return self.count > 1 and not self.deviation > 1e-9 * max(abs(self.mean), 1e-30)
+
 
 class KnownKeys:
     """Keys of pairs, 16 bytes each, in a few sorted arrays."""

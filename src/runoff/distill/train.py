@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from runoff.data.atomic import new_folder
 from runoff.distill.recipe import Recipe
 from runoff.distill.rows import Deal, LabelledRows, Split, mapped
 from runoff.distill.run import CURVES, MAPPED, Run, plot
+from runoff.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from runoff.distill.trainer import DistilTrainer, Evaluate, Machine
@@ -38,6 +39,39 @@ class TrainReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Job:
+    """What is learned from what, on which machine. `about` is kept in run.json (the machine, versions)."""
+
+    rows: LabelledRows
+    split: Split
+    recipe: Recipe
+    backbone: Path
+    machine: Machine
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be gone on with, but for what is evaluated."""
+        return {"recipe": self.recipe.as_dict(), "rows": self.rows.identity, "counts": self.counts}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {
+            "rows": self.rows.count,
+            "queries": self.rows.queries,
+            "trained_queries": len(self.split.train),
+            "held_out_queries": len(self.split.held_out),
+            "positives": self.rows.positives,
+        }
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the run; raises what `deal` raises."""
+        size = self.machine.world_size
+        return steps_of(deal(self.rows, self.split, self.recipe, size), self.recipe, size)
+
+
+@dataclass(frozen=True, slots=True)
 class Watching:
     """What is measured on the way. `metric` picks the best checkpoint ("NAME_FIGURE"); `compare` best against last."""
 
@@ -48,11 +82,10 @@ class Watching:
 
 @dataclass(frozen=True, slots=True)
 class Reporting:
-    """Who hears of the progress: `advance` each step, `say` each evaluation."""
+    """Who hears of the progress: `advance` each step (and first those done before), `say` each evaluation."""
 
     advance: Callable[[int], object] = lambda _steps: None
     say: Callable[[str], object] = lambda _line: None
-    begin: Callable[[int, int], object] = lambda _steps, _done: None
 
 
 def deal(rows: LabelledRows, split: Split, recipe: Recipe, world_size: int = 1) -> Deal:
@@ -90,45 +123,39 @@ def precision(recipe: Recipe, device: str, flags: tuple[str, ...] = ()) -> str:
     return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
 
 
-def train(
-    rows: LabelledRows,
-    split: Split,
-    recipe: Recipe,
-    backbone: Path,
-    run: Run,
-    machine: Machine,
-    watching: Watching,
-    reporting: Reporting | None = None,
-    about: Mapping[str, Any] | None = None,
-) -> TrainReport:
+def train(job: Job, run: Run, watching: Watching, reporting: Reporting | None = None) -> TrainReport:
     """Trains, or goes on where the run was stopped: the losses are those of a run that was never stopped.
 
-    `about` is kept in run.json (the machine, versions). Raises `InputError` for a folder that holds another run.
+    Raises `InputError` for a folder that holds another run.
     """
     check_extra()
     reporting = reporting or Reporting()
-    made = {
-        **(about or {}),
-        "recipe": recipe.as_dict(),
-        "rows": {"folder": rows.folder.name, "identity": rows.identity, "counts": _counts(rows, split)},
-        "identity": identity(rows, split, recipe, watching),
-        "metric": watching.metric,
-    }
+    rows, machine = job.rows, job.machine
     if machine.rank == 0:
-        run.begin(made)
+        run.begin(
+            {
+                **job.about,
+                "recipe": job.recipe.as_dict(),
+                "rows": {"folder": rows.folder.name, "identity": rows.identity, "counts": job.counts},
+                "identity": {
+                    **job.identity,
+                    "evaluations": sorted(watching.evaluations),
+                    "deciding": [watching.metric, watching.compare],
+                },
+                "metric": watching.metric,
+            }
+        )
     joined(machine)
     if run.is_complete:  # every process sees it, so that none waits for the others
         return report_of(run.manifest(), run)
-    trainer, steps = prepared(rows, split, recipe, backbone, run, machine, watching, reporting, about or {})
+    trainer, steps = prepared(job, run, watching, reporting)
     checkpoint, kept = run.resume() if machine.rank == 0 else (None, {})
     checkpoint = _shared(checkpoint, machine)
     trainer.pairs, trainer.tokens = int(kept.get("pairs", 0)), int(kept.get("tokens", 0))
-    reporting.begin(steps, int(kept.get("step", 0)))
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    reporting.advance(done)
     trainer.first_epoch = done // max(1, len(trainer.deal) // machine.world_size)
-    from runoff.distill import student
-
-    with student.quietly():
+    with quiet_transformers():
         if checkpoint and done >= steps:  # stopped while it was finishing: there is no step left
             trainer._load_from_checkpoint(str(checkpoint))
         else:
@@ -174,28 +201,7 @@ def check_extra() -> None:
         raise MissingExtraError(f"training needs {', '.join(missing)}: pip install 'runoff[train]'")
 
 
-def identity(rows: LabelledRows, split: Split, recipe: Recipe, watching: Watching) -> dict[str, Any]:
-    """What must be the same for a run to be gone on with."""
-    return {
-        "recipe": recipe.as_dict(),
-        "rows": rows.identity,
-        "counts": _counts(rows, split),
-        "evaluations": sorted(watching.evaluations),
-        "deciding": [watching.metric, watching.compare],
-    }
-
-
-def prepared(
-    rows: LabelledRows,
-    split: Split,
-    recipe: Recipe,
-    backbone: Path,
-    run: Run,
-    machine: Machine,
-    watching: Watching,
-    reporting: Reporting,
-    about: Mapping[str, Any],
-) -> tuple[DistilTrainer, int]:
+def prepared(job: Job, run: Run, watching: Watching, reporting: Reporting) -> tuple[DistilTrainer, int]:
     """A trainer that is ready to start, and its number of steps."""
     import torch
     from transformers import set_seed
@@ -204,36 +210,33 @@ def prepared(
     from runoff.distill import trainer as trainers
     from runoff.distill.steps import Step
 
+    recipe, machine = job.recipe, job.machine
+    threads = machine.threads if machine.device == "cpu" and machine.world_size == 1 else 1
     set_seed(recipe.seed)
     if machine.device == "cpu" and machine.world_size == 1:
         torch.set_num_threads(1)
-    dealt = deal(rows, split, recipe, machine.world_size)
+    dealt = deal(job.rows, job.split, recipe, machine.world_size)
     steps = steps_of(dealt, recipe, machine.world_size)
-    flags = tuple(about.get("machine", {}).get("flags", ()))
-    arithmetic = precision(recipe, machine.device, flags)
-    model = student.build(backbone, recipe, machine.device, is_half=arithmetic == "bf16")
-    options = trainers.arguments(recipe, machine, run.folder, steps, watching.metric, arithmetic)
+    arithmetic = precision(recipe, machine.device, tuple(job.about.get("machine", {}).get("flags", ())))
+    model = student.build(job.backbone, recipe, machine.device, is_half=arithmetic == "bf16")
     tokenize = trainers.Tokenize(model, recipe.max_length)
     is_packed = machine.device != "cpu" and bool(getattr(model[0], "_can_flatten_inputs", lambda: False)())
     step = Step(model, recipe.loss, machine.piece_tokens, tokenize.pad_id, is_packed)
-    journal = trainers.Journal(run, watching.metric, reporting.advance, reporting.say)
-    threads = machine.threads if machine.device == "cpu" and machine.world_size == 1 else 1
     watch = trainers.Watch(watching.evaluations, step, tokenize, threads) if watching.evaluations else None
     made = trainers.DistilTrainer(
         step=step,
         deal=dealt,
         machine=machine,
+        journal=trainers.Journal(run, reporting.advance, reporting.say),
         model=model,
-        args=options,
-        train_dataset=mapped(rows, run.folder / MAPPED),
+        args=trainers.arguments(recipe, machine, run.folder, steps, watching.metric, arithmetic),
+        train_dataset=mapped(job.rows, run.folder / MAPPED),
         evaluator=watch,
         data_collator=trainers.Collate(
             model.preprocess, valid_label_columns=["label"], pairs_to_rows=tokenize, group=recipe.group
         ),
-        callbacks=[journal],
     )
     trainers.quiet(made)
-    journal.trainer = made
     return made, steps
 
 
@@ -271,7 +274,7 @@ def _finished(
             "steps": steps,
             "pairs": trainer.pairs,
             "tokens": trainer.tokens,
-            "seconds": round(trainer.journal_seconds(), 1),
+            "seconds": round(trainer.journal.seconds, 1),
             "loss": float(np.mean(losses[-5:])) if losses else None,
             "evaluations": evaluations,
             "best": best,
@@ -309,16 +312,6 @@ def report_of(manifest: Mapping[str, Any], run: Run) -> TrainReport:
         str(manifest["chosen"]),
         run.model,
     )
-
-
-def _counts(rows: LabelledRows, split: Split) -> dict[str, int]:
-    return {
-        "rows": rows.count,
-        "queries": rows.queries,
-        "trained_queries": len(split.train),
-        "held_out_queries": len(split.held_out),
-        "positives": rows.positives,
-    }
 
 
 def _shared(checkpoint: Path | None, machine: Machine) -> Path | None:

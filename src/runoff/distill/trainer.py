@@ -85,10 +85,9 @@ def scores_of(pairs: Sequence[Pair], step: Step, tokenize: Tokenize, pool: Threa
     for start in range(0, len(pairs), 4096):
         part = pairs[start : start + 4096]
         rows = tokenize(part, np.zeros(len(part), np.float32), np.arange(len(part) + 1, dtype=np.int32))
-        cut = pieces(rows.to(step.device), 2 * step.budget)
-        for piece, scores in zip(
-            cut, pool.map(partial(_scored, step, rows.to(step.device)), cut), strict=True
-        ):
+        rows = rows.to(step.device)
+        cut = pieces(rows, 2 * step.budget)
+        for piece, scores in zip(cut, pool.map(partial(_scored, step, rows), cut), strict=True):
             found[[start + number for number in piece]] = scores
     return found
 
@@ -180,13 +179,14 @@ class _Holder(torch.nn.Module):  # type: ignore[misc]
 class DistilTrainer(CrossEncoderTrainer):  # type: ignore[misc]
     """The trainer of a run: batches from `deal`, a step in pieces, figures to `run`."""
 
-    def __init__(self, *, step: Step, deal: Deal, machine: Machine, **options: Any) -> None:
-        self._step, self.deal, self._machine = step, deal, machine
+    def __init__(self, *, step: Step, deal: Deal, machine: Machine, journal: Journal, **options: Any) -> None:
+        self._step, self.deal, self._machine, self.journal = step, deal, machine, journal
+        journal.trainer = self
         self._pool = ThreadPoolExecutor(machine.threads)
         self.pairs = self.tokens = 0
         self.first_epoch = 0
         """Of a run that is gone on with: behind accelerate's skipping the trainer's own word does not reach them."""
-        super().__init__(loss=_Holder(options["model"]), **options)
+        super().__init__(loss=_Holder(options["model"]), callbacks=[journal], **options)
         step.context = partial(
             torch.autocast, self.args.device.type, dtype=torch.bfloat16, enabled=self.args.bf16
         )
@@ -214,10 +214,6 @@ class DistilTrainer(CrossEncoderTrainer):  # type: ignore[misc]
             threads = 1 if self._drops else self._machine.threads
             return threaded_gradients(self._step, rows, self._trained(), self._pool, threads)
         return self._on_one_gpu(rows)
-
-    def journal_seconds(self) -> float:
-        """Seconds of training, with those before the last resume."""
-        return next(each.seconds for each in self.callback_handler.callbacks if isinstance(each, Journal))
 
     @property
     def _drops(self) -> bool:
@@ -261,10 +257,8 @@ class DistilTrainer(CrossEncoderTrainer):  # type: ignore[misc]
 class Journal(TrainerCallback):  # type: ignore[misc]
     """Writes what the trainer says to the run, and marks a checkpoint once it is whole."""
 
-    def __init__(
-        self, run: Run, metric: str | None, advance: Callable[[int], object], say: Callable[[str], object]
-    ):
-        self._run, self._metric, self._advance, self._say = run, metric, advance, say
+    def __init__(self, run: Run, advance: Callable[[int], object], say: Callable[[str], object]) -> None:
+        self._run, self._advance, self._say = run, advance, say
         self._begun = time.monotonic()
         self.trainer: DistilTrainer | None = None
 
@@ -303,9 +297,8 @@ def arguments(
     recipe: Recipe, machine: Machine, run: Path, steps: int, metric: str | None, precision: str
 ) -> Any:
     """The trainer's arguments, as far as a recipe decides them."""
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(
-        run / "tensorboard"
-    )  # the one way to say it since transformers 5
+    # The one way to say it since transformers 5.
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run / "tensorboard")
     interval = max(1, round(steps * recipe.every))
     head = {r"^model\.[1-9]": recipe.learning_rate * recipe.head_rate} if recipe.head_rate != 1.0 else {}
     return CrossEncoderTrainingArguments(

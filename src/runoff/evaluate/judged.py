@@ -27,14 +27,12 @@ from runoff.contracts import (
     Scorer,
 )
 from runoff.data.formats import read_documents, read_queries
+from runoff.data.sampling import SEED
 from runoff.data.trec import Qrels, Run, judgements, qrels_file, read_trec_run
 from runoff.ranking import rank_scores, spearman, z_scores
 
 DEPTH = 100
 """Candidates of a query, as most published figures have it."""
-
-SEED = 12
-"""Of the queries drawn and of the bootstrap."""
 
 DRAWS = 10_000
 CUT = 10

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from runoff.checkpoint.modular import small_files, weight_files
 from runoff.checkpoint.weights import Tensor, read_safetensors
 from runoff.checkpoint.writing import as_bf16, write_safetensors
 from runoff.contracts import CheckpointError, FloatArray, MissingExtraError, Pair
+from runoff.quiet import quiet_transformers
 
 PRECISIONS = ("bf16", "fp32")
 
@@ -150,7 +150,7 @@ def reference_scores(folder: Path, pairs: Sequence[Pair]) -> FloatArray:
             f"publishing checks the model in sentence-transformers, which is not installed ({error}): "
             "pip install 'runoff[torch]'"
         ) from error
-    with _quiet_transformers():
+    with quiet_transformers():
         model = CrossEncoder(str(folder), device="cpu", local_files_only=True, activation_fn=Identity())
     scores: FloatArray = np.asarray(
         model.predict([list(pair) for pair in pairs], show_progress_bar=False), np.float32
@@ -158,19 +158,3 @@ def reference_scores(folder: Path, pairs: Sequence[Pair]) -> FloatArray:
     if scores.shape != (len(pairs),) or not np.isfinite(scores).all():
         raise CheckpointError(f"{folder}: expected one finite score a pair, got shape {list(scores.shape)}")
     return scores
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Without its bars and its warnings about layers that are on one device, which mean nothing here."""
-    from transformers.utils import logging
-
-    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if has_bars:
-            logging.enable_progress_bar()

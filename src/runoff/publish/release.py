@@ -17,10 +17,11 @@ from runoff.checkpoint.modular import weight_digests
 from runoff.checkpoint.quantized import QUANTIZATION
 from runoff.contracts import FloatArray, InputError, Pair
 from runoff.data.atomic import new_folder
+from runoff.distill.run import CURVES, MODEL
 from runoff.publish.card import HUB_ID, Facts, model_card
 from runoff.publish.export import Verified, verify, write_model
 from runoff.publish.figures import read_figures
-from runoff.publish.run import CURVES, MODEL, read_rows, read_run
+from runoff.publish.run import read_rows, read_run
 
 PUBLISHED = "runoff_published.json"
 """What a published folder is known by: the run, the weights and what was verified, for programs."""

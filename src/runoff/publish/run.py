@@ -9,8 +9,8 @@ from typing import Any
 
 from runoff.contracts import InputError
 from runoff.data.shards import MANIFEST
-
-RUN, MODEL, CURVES = "run.json", "model", "curves.svg"
+from runoff.distill.run import MANIFEST as RUN
+from runoff.distill.run import MODEL, Run
 
 _NEEDED: Mapping[str, type | tuple[type, ...]] = {
     "recipe": dict,
@@ -33,20 +33,10 @@ def read_run(folder: Path) -> dict[str, Any]:
 
     Raises `InputError` for a folder that holds no run, one that is not finished, or one that lacks a part.
     """
-    path = folder / RUN
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"expected a training run at {folder}, found no {RUN} in it") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict) or found.get("kind") != "run":
-        raise InputError(f"{path} is not the manifest of a training run")
-    if found.get("complete") is not True:
-        raise InputError(f"{folder} is not finished: run the same `runoff train` again, it goes on")
+    found = Run(folder).checked()
     for name, kind in _NEEDED.items():
         if not isinstance(found.get(name), kind) or isinstance(found[name], bool):
-            raise InputError(f"{path}: expected {name!r} of the run, got {found.get(name)!r:.60}")
+            raise InputError(f"{folder / RUN}: expected {name!r} of the run, got {found.get(name)!r:.60}")
     if not (folder / MODEL / "config.json").is_file():
         raise InputError(f"{folder / MODEL} holds no model: expected the one that the run chose. Train again")
     shown: dict[str, Any] = without_places(found)

@@ -70,6 +70,17 @@ def test_a_causal_model_teaches_in_the_words_of_its_family(shell: Shell, tmp_pat
     )
 
 
+def test_bm25_teaches_every_pair_without_a_model(shell: Shell, asked: Path) -> None:
+    assert shell("collect", "cand", "--index", asked, "--queries", "queries.tsv").code == 0
+    facts = shell("teach", "cand", "words", "--as", "bm25", "--json").json
+    assert (facts["teacher"], facts["scored"]) == ("bm25", len(rows("cand", "candidates")))
+    about = json.loads(Path("words/manifest.json").read_text())["identity"]
+    assert (about["as"], about["k1"], about["b"], about["documents"] > 0) == ("bm25", 1.5, 0.75, True)
+    shell("teach", "cand", "x", "--as", "bm25", "--model", "some/model").check_refused(2, "takes no model")
+    shell("teach", "cand", "x", "--as", "bm25", "--ray").check_refused(2, "leave --ray out")
+    assert not Path("x").exists()
+
+
 def test_labels_are_made_of_scores_and_of_what_the_first_stage_said(
     shell: Shell, tiny: Tiny, asked: Path
 ) -> None:

@@ -30,6 +30,7 @@ from runoff.data.formats import read_documents, read_queries
 from runoff.data.sampling import SEED
 from runoff.data.trec import Qrels, Run, judgements, qrels_file, read_trec_run
 from runoff.ranking import rank_scores, spearman, z_scores
+from runoff.text.words import stemmed_words
 
 DEPTH = 100
 """Candidates of a query, as most published figures have it."""
@@ -117,23 +118,16 @@ def _documents(folder: Path) -> dict[str, str]:
 def bm25_lists(documents: Mapping[str, str], queries: Mapping[str, str], depth: int = DEPTH) -> Run:
     """BM25's best `depth` documents of each query, by bm25s (Lucene's form, k1 1.5, b 0.75, English stop words and
     stemmer). A list that words alone cannot fill goes on with documents of score 0, so that each has its `depth`."""
-    try:
-        import bm25s
-        import Stemmer
-    except ImportError as error:
-        raise MissingExtraError(
-            f"BM25 for judging needs bm25s and PyStemmer ({error}). Install them: pip install 'runoff[eval]'; or give "
-            "a first stage of your own"
-        ) from error
-    stemmer = Stemmer.Stemmer("english")
-
-    def tokens(texts: list[str]) -> Any:
-        return bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False)
+    document_words, query_words = (
+        stemmed_words(list(documents.values())),
+        stemmed_words(list(queries.values())),
+    )
+    import bm25s
 
     ids = list(documents)
     index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
-    index.index(tokens(list(documents.values())), show_progress=False)
-    found = index.retrieve(tokens(list(queries.values())), k=min(depth, len(ids)), show_progress=False)
+    index.index(document_words, show_progress=False)
+    found = index.retrieve(query_words, k=min(depth, len(ids)), show_progress=False)
     return {
         query: [(ids[row], float(score)) for row, score in zip(rows, scores, strict=True)]
         for query, rows, scores in zip(queries, found.documents, found.scores, strict=True)

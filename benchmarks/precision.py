@@ -42,7 +42,9 @@ def minilm_folder() -> Path:
 
 def rerank(models: dict[str, Any], folder: Path, limit: int) -> tuple[Figures, Scores]:
     """NDCG@10 of each query and the scores of BM25's candidates, by precision."""
-    from runoff.evaluate.judged import bm25_lists, judge, read_judged
+    from runoff.evaluate.judged import read_judged
+    from runoff.evaluate.matrix import judge
+    from runoff.evaluate.stages import bm25_lists
 
     judged = read_judged(folder).sampled(limit)
     lists = bm25_lists(judged.documents, judged.queries, CANDIDATES)
@@ -55,7 +57,8 @@ def rerank(models: dict[str, Any], folder: Path, limit: int) -> tuple[Figures, S
 
 def retrieve(models: dict[str, Any], folder: Path, limit: int) -> tuple[Figures, Scores]:
     """NDCG@10 of each query and all similarities, by precision."""
-    from runoff.evaluate.judged import judge, read_judged
+    from runoff.evaluate.judged import read_judged
+    from runoff.evaluate.matrix import judge
 
     judged = read_judged(folder).sampled(limit)
     figures, scores = {}, {}

@@ -31,7 +31,7 @@ def commands(made: Path, judged: list[Path], results: Path) -> list[list[str]]:
         ],
         [
             *("judge", *judged, "--model", teacher, "--model", run / "model", "--precision", "bf16"),
-            *("--limit", 100, "--out", results),
+            *("--limit", 100, "--figures", results),
         ],
     ]
     return [[str(word) for word in line] for line in lines]

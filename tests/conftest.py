@@ -17,6 +17,8 @@ import pytest
 _HUB_HOME = tempfile.mkdtemp(prefix="runoff-test-hub-")
 os.environ["HF_HOME"] = _HUB_HOME
 os.environ["HF_HUB_OFFLINE"] = "1"
+# mteb makes its cache when it is imported, in the home folder if not told where.
+os.environ["MTEB_CACHE"] = os.path.join(_HUB_HOME, "mteb")
 # Tests compare with sentence-transformers in fp32; those of "auto" take this away.
 os.environ["RUNOFF_PRECISION"] = "fp32"
 for _name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "HF_TOKEN"):

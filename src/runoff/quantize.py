@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from runoff.calibration.stored import read_calibration
 from runoff.checkpoint.card import CardFacts, model_card
 from runoff.checkpoint.config import StaticConfig
 from runoff.checkpoint.files import WEIGHTS, WEIGHTS_INDEX
@@ -102,6 +103,7 @@ def quantize(found: FoundModel, order: Order) -> dict[str, Any]:
             "smoothing_trials": dict(plan.smoothing_trials),
             "spearman": spearman(compared_scores(checkpoint, exact), compared_scores(checkpoint, outputs)),
             "largest_difference": _largest_difference(checkpoint, exact, outputs),
+            **_probability_difference(found, checkpoint, exact, outputs),
         },
     }
     with new_folder(out) as draft:
@@ -244,6 +246,17 @@ def _largest_difference(checkpoint: Checkpoint, first: FloatArray, second: Float
     if checkpoint.role == "embedder":
         first, second = compared_scores(checkpoint, first), compared_scores(checkpoint, second)
     return float(np.abs(first - second).max())
+
+
+def _probability_difference(
+    found: FoundModel, checkpoint: Checkpoint, exact: FloatArray, outputs: FloatArray
+) -> dict[str, float]:
+    """How far the probabilities of a calibration move, which goes along as it was fitted; nothing without one."""
+    calibration = read_calibration(found.folder) if checkpoint.role == "reranker" else None
+    if calibration is None:
+        return {}
+    first, second = (calibration.probabilities(scores) for scores in (exact, outputs))
+    return {"largest_probability_difference": float(np.abs(first - second).max())}
 
 
 # --- write -------------------------------------------------------------------------------------------------

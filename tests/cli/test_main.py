@@ -35,10 +35,14 @@ COMMANDS = (
     "mix",
     "train",
     "judge",
+    "pick",
+    "calibrate",
     "publish",
     "quantize",
     "info",
 )
+OF_JUDGE = ("judge mteb", "judge nanobeir")
+"""Commands of two words, which the overview leaves to `judge`."""
 SECONDS = 120  # that a process of its own may take on a busy machine
 RANK = ("rank", "query", "text")
 
@@ -62,16 +66,17 @@ def test_the_overview_waits_for_nothing_heavy() -> None:
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *OF_JUDGE])
 def test_every_command_explains_itself_with_examples(shell: Shell, command: str) -> None:
-    answer = shell(command, "--help")
+    answer = shell(*command.split(), "--help")
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.startswith(f"usage: runoff {command} ")
     examples = answer.out.partition("examples:\n")[2].splitlines()
     assert len(examples) >= 3
-    # quantize takes its model as an argument; collect has an embedder, label and sample no model
+    # quantize and calibrate take their model as an argument; collect has an embedder, label and sample no model
     runs = {
         "quantize": ("--precision",),
+        "calibrate": ("--precision", "--judged"),
         "publish": ("--precision",),
         "collect": ("--embedder",),
         "label": (),
@@ -79,14 +84,17 @@ def test_every_command_explains_itself_with_examples(shell: Shell, command: str)
         "mix": (),
         "train": ("--precision", "--backbone"),
         "distil": ("--teacher", "--backbone"),
+        "judge": ("--precision", "--reranker"),
+        "pick": ("--precisions", "--model"),
+        "judge mteb": ("--precision", "--reranker"),
     }
     for option in ("--json", "--debug", *runs.get(command, ("--precision", "--model"))):
         assert re.search(rf"^  {option}\b", answer.out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *OF_JUDGE])
 def test_examples_name_only_options_that_there_are(shell: Shell, command: str) -> None:
-    text = shell(command, "--help").out
+    text = shell(*command.split(), "--help").out
     explained = set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", text, re.MULTILINE))
     shown = text.partition("examples:\n")[2]
     own = [line for line in shown.splitlines() if f"runoff {command}" in line]

@@ -25,6 +25,7 @@ from runoff import CrossEncoder
 from runoff.checkpoint.modular import weight_digests
 from runoff.engine.native import native_module
 from runoff.selfcheck import check_pairs
+from standin_calibration import write_calibration
 from standin_judged import judged_folder
 from standin_run import RUN, build_rows, build_run
 
@@ -144,7 +145,7 @@ def test_the_cards_figures_are_those_of_the_files(
 ) -> None:
     run, rows = run_of(), build_rows(tmp_path / "rows")
     judged = judged_folder(tmp_path / "house")
-    words = ("judge", judged, "--model", run / "model", "--precision", "fp32", "--out", "results.jsonl")
+    words = ("judge", judged, "--model", run / "model", "--precision", "fp32", "--figures", "results.jsonl")
     assert shell(*words).code == 0
     options = ("--rows", rows, "--judged", "results.jsonl", "--licence", "apache-2.0", "--language", "en")
     facts = shell("publish", run, "my-reranker", *options, "--json").json
@@ -170,7 +171,10 @@ def test_the_cards_figures_are_those_of_the_files(
     ]
     said += ["the best one is published", "| 60 | 0.6111 | 1.5000 |", "(curves.svg)", "rows 12,345"]
     said += ["| manuals | build/m | 12,000 | 0 | cc-by-4.0 |", "| faq | some-org/faq | 345 | 55 | mit |"]
-    said += ["runoff judge house --model run/model --depth 100 --precision fp32", "activation: compare them"]
+    said += [
+        "runoff judge house --reranker run/model --depth 100 --precision fp32",
+        "activation: compare them",
+    ]
     said += ["runoff publish run my-reranker --precision bf16 --licence apache-2.0 --language en --rows rows"]
     said += [f"the largest difference is {facts['verified']['from_run']:.3g}", "before they were rounded"]
     said += [f"| `{name}` | `{digest}` |" for name, digest in facts["weights_sha256"].items()]
@@ -188,6 +192,21 @@ def test_the_cards_figures_are_those_of_the_files(
     assert Path("my-reranker/curves.svg").is_file()
     (weights,) = (facts["weights_sha256"][name] for name in ("model.safetensors",))
     assert weights == hashlib.sha256(Path("my-reranker/model.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_calibration_goes_along_and_is_told_of(shell: Shell, run_of: Callable[..., Path]) -> None:
+    run = run_of()
+    calibration = write_calibration(run / "model")
+    assert shell("publish", run, "out").code == 0
+    assert CrossEncoder("out").calibration == calibration
+    card = Path("out/README.md").read_text()
+    for said in (
+        "## Probabilities\n",
+        "`calibration.json` turns raw scores into probabilities of relevance (platt)",
+        "Fitted on house: 400 pairs of 10 queries, 40 of them\nrelevant (a grade above 0).",
+        "0.0200 on queries held out (0.4000\nfor a sigmoid of the raw score), the Brier score 0.0500 (0.3000)",
+    ):
+        assert said in card, said
 
 
 def test_what_is_not_known_is_not_said(shell: Shell, run_of: Callable[..., Path], tmp_path: Path) -> None:
@@ -235,7 +254,7 @@ def test_figures_of_other_weights_are_refused(
 ) -> None:
     judged = judged_folder(tmp_path / "house")
     other = built_runs["modernbert"] / "model"
-    assert shell("judge", judged, "--model", other, "--out", "other.jsonl").code == 0
+    assert shell("judge", judged, "--model", other, "--figures", "other.jsonl").code == 0
     run = run_of()
     refused = shell("publish", run, "out", "--judged", "other.jsonl")
     refused.check_refused(
@@ -244,7 +263,7 @@ def test_figures_of_other_weights_are_refused(
     Path("bad.jsonl").write_text('{"collection": "x"}\n')
     shell("publish", run, "out", "--judged", "bad.jsonl").check_refused(2, "bad.jsonl:1", "it lacks system")
     # Beside the model's own lines those of others are shown under their names.
-    both = ("judge", judged, "--model", run / "model", "--model", other, "--out", "both.jsonl")
+    both = ("judge", judged, "--model", run / "model", "--model", other, "--figures", "both.jsonl")
     assert shell(*both).code == 0
     assert shell("publish", run, "out", "--judged", "both.jsonl").code == 0
     card = Path("out/README.md").read_text()

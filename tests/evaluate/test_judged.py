@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,59 +11,17 @@ import pytrec_eval
 from scipy import stats
 
 from runoff.contracts import Hit, InputError, Query, ScoreError
-from runoff.evaluate.judged import (
-    Judged,
-    bm25_lists,
-    difference_interval,
-    figures_of,
-    judge,
-    read_judged,
-    retrieved_lists,
-    run_lists,
-)
+from runoff.evaluate.judged import Judged, read_judged
+from runoff.evaluate.matrix import figures_of, judge
+from runoff.evaluate.measures import difference_interval
+from runoff.evaluate.stages import bm25_lists, retrieved_lists, run_lists
 from standin_judged import CORPUS, QRELS, QUERIES, judged_folder
-
-
-class TableScorer:
-    """A scorer that looks its scores up by (query, document) text."""
-
-    name = "table"
-    tokenizer_fingerprint = None
-
-    def __init__(self, scores: dict[tuple[str, str], float]) -> None:
-        self._scores = scores
-
-    def tokenize(self, texts: Sequence[str]) -> list[np.ndarray]:
-        raise AssertionError("judging gives texts")
-
-    def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
-        return np.array([self._scores[query, document] for document in documents], np.float32)
+from standin_scorer import TableScorer, random_set
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Judged:
     return read_judged(judged_folder(tmp_path / "small"))
-
-
-def random_set(seed: int, queries: int = 12, documents: int = 40) -> tuple[Judged, dict, TableScorer]:
-    """A set with graded judgements, a first stage's lists over it, and a scorer."""
-    draw = np.random.default_rng(seed)
-    ids = [f"d{row}" for row in range(documents)]
-    grades = {
-        f"q{row}": {ids[d]: int(draw.integers(0, 3)) for d in draw.choice(documents, 9, replace=False)}
-        for row in range(queries)
-    }
-    for query in grades:
-        grades[query][ids[0]] = 1
-    judged = Judged(
-        "random", {id: f"text {id}" for id in ids}, {q: f"query {q}" for q in grades}, grades, queries
-    )
-    lists = {
-        q: [(ids[d], float(30 - place)) for place, d in enumerate(draw.choice(documents, 25, replace=False))]
-        for q in grades
-    }
-    scores = {(f"query {q}", f"text {d}"): float(draw.normal()) for q in grades for d in ids}
-    return judged, lists, TableScorer(scores)
 
 
 # --- reading -------------------------------------------------------------------------------------------------
@@ -83,13 +40,17 @@ def test_a_beir_folder_is_read_with_titles_in_front(small: Judged) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"qrels": QRELS + "q9\troof\t1\n"}, r"test\.tsv:8: query 'q9' is judged and not in queries\.jsonl"),
-        ({"qrels": "q1\tnone\t1\n"}, r"test\.tsv:2: document 'none' is judged and not in corpus\.jsonl"),
+        ({"qrels": "q9\troof\t1\n"}, r"test\.tsv judges another set: of its 1 queries 0 have a text"),
+        (
+            {"qrels": "q1\tnone\t1\n"},
+            r"test\.tsv judges another set: .* 1 of its judgements are of documents",
+        ),
         ({"qrels": QRELS + "q1\tleak\t2\n"}, r"test\.tsv:8: document 'leak' is judged twice"),
         ({"qrels": "q1\troof\t0\n"}, r"test\.tsv holds no positive judgement"),
         ({"qrels": "q1 roof\n"}, r"test\.tsv:2: expected 4 fields"),
         ({"corpus": [*CORPUS, {"_id": "x", "text": " "}]}, r"corpus\.jsonl:6: document 'x' has neither"),
-        ({"corpus": [*CORPUS, CORPUS[0]]}, r"corpus\.jsonl:6: document id 'boiler' stands there twice"),
+        ({"corpus": [*CORPUS, CORPUS[0]]}, r"corpus\.jsonl:6: document id 'boiler' stands there twice$"),
+        ({"corpus": [*CORPUS, *CORPUS[:3]]}, r"'boiler' stands there twice, as do 2 more$"),
         ({"corpus": [{"text": "no id"}]}, r"corpus\.jsonl:1: no id column"),
         ({"queries": [*QUERIES, {"_id": "q5"}]}, r"queries\.jsonl:5: expected a query's text"),
     ],
@@ -99,6 +60,42 @@ def test_what_is_no_judged_set_is_named_by_file_and_line(
 ) -> None:
     with pytest.raises(InputError, match=message):
         read_judged(judged_folder(tmp_path / "bad", **change))
+
+
+def test_what_does_not_fit_together_is_counted(tmp_path: Path) -> None:
+    qrels = QRELS + "q9\troof\t1\nq1\tgone\t1\nq2\tgone\t2\n"
+    odd = read_judged(judged_folder(tmp_path / "odd", qrels=qrels))
+    assert [str(gap) for gap in odd.gaps] == [
+        "2 judgements of documents that the corpus lacks (the first: gone for query q1)",
+        "1 judged queries that have no text (the first: q9)",
+        "1 queries without a positive judgement (the first: q4)",
+    ]
+    assert list(odd.queries) == ["q1", "q2", "q3"]
+    found = judge(odd, {query: [("window", 1.0)] for query in odd.queries}, {})
+    # q2's ideal order still has the document of grade 2 that the corpus lacks: 1 / (2 + 1 / log2 3).
+    assert found.systems["bm25"].ndcg[1] == pytest.approx(1 / (2 + 1 / math.log2(3)))
+    assert found.lines()[0]["gaps"] == [str(gap) for gap in odd.gaps]
+
+
+def test_judgements_alone_judge_runs_and_rerank_nothing(tmp_path: Path) -> None:
+    (tmp_path / "web.qrels").write_text("q1 0 a 2\nq1 0 b 0\nq2 0 c 0\n")
+    web = read_judged(tmp_path / "web.qrels")
+    assert (web.name, web.has_texts, list(web.queries)) == ("web", False, ["q1"])
+    assert [gap.count for gap in web.gaps] == [1]
+    (tmp_path / "a.run").write_text("q1 Q0 b 1 2 t\nq1 Q0 a 2 1 t\n")
+    lists = run_lists(tmp_path / "a.run", web)
+    assert judge(web, lists, {}).systems["bm25"].reciprocal_rank.tolist() == [0.5]
+    with pytest.raises(InputError, match="web has judgements and no texts, so nothing can be reranked"):
+        judge(web, lists, {"model": TableScorer({})})
+
+
+def test_the_digest_names_all_texts_and_survives_a_sample(tmp_path: Path) -> None:
+    first = read_judged(judged_folder(tmp_path / "a"))
+    assert first.sampled(1).digest == first.digest
+    corpus = [{**CORPUS[0], "text": "The boiler was sold."}, *CORPUS[1:]]
+    queries = [{**QUERIES[0], "text": "where is the boiler"}, *QUERIES[1:]]
+    others = (judged_folder(tmp_path / "b", corpus=corpus), judged_folder(tmp_path / "c", queries=queries))
+    assert len({first.digest, *(read_judged(other).digest for other in others)}) == 3
 
 
 @pytest.mark.parametrize("file", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
@@ -236,7 +233,7 @@ def test_depth_is_how_many_candidates_are_scored() -> None:
 
 def test_spearman_within_a_query_is_that_of_scipy() -> None:
     judged, lists, scorer = random_set(2)
-    other = TableScorer({pair: round(score, 0) for pair, score in scorer._scores.items()})
+    other = TableScorer({pair: round(score, 0) for pair, score in scorer.scores.items()})
     found = judge(judged, lists, {"student": scorer, "teacher": other})
     pairs = zip(found.systems["student"].scores, found.systems["teacher"].scores, strict=True)
     wanted = [stats.spearmanr(*pair).statistic for pair in pairs]

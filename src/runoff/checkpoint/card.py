@@ -61,7 +61,7 @@ Made by Runoff {facts.about["runoff_version"]}:
 
 {_measured(facts)}
 
-## Precision of each matrix
+{_calibrated(facts)}## Precision of each matrix
 
 {_kinds(facts.kinds)}
 
@@ -96,6 +96,21 @@ Smoothing outliers in a matrix's inputs, which leaves fp32 scores as they are, w
 (in this order, each with those kept before it: {_trials(measured["smoothing_trials"])}).
 """
     return text.rstrip()
+
+
+def _calibrated(facts: CardFacts) -> str:
+    """What became of a calibration that lay beside the model."""
+    moved = facts.about["measured"].get("largest_probability_difference")
+    if moved is None:
+        return ""
+    return f"""\
+## Probabilities
+
+`calibration.json` is that of `{facts.about["source"]["name"]}`, fitted to its scores and not to these. On the pairs
+above it gives probabilities that differ by {moved:.4f} at most. Where that is too much, fit it anew:
+`runoff calibrate {facts.folder_name} --judged FOLDER`.
+
+"""
 
 
 def _trials(noises: Mapping[str, float]) -> str:

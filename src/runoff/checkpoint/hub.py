@@ -52,8 +52,12 @@ def find_model(
         raise CheckpointNotFoundError(
             f"no folder {name!r}; expected a model folder or a hub id such as 'org/model'"
         )
-    repo_id = name if "/" in name else f"{_DEFAULT_ORGANISATION[role]}/{name}"
-    return _download(repo_id, revision, cache_folder, local_files_only, token)
+    return _download(hub_id(name, role), revision, cache_folder, local_files_only, token)
+
+
+def hub_id(name: str, role: Role) -> str:
+    """ORG/NAME of a model on the hub; a bare name means the organisation that publishes such models."""
+    return name if "/" in name else f"{_DEFAULT_ORGANISATION[role]}/{name}"
 
 
 def _bundled_folder(name: str) -> Path:

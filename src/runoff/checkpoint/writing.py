@@ -1,20 +1,38 @@
-"""Tensors -> safetensors files, and fp32 -> bf16."""
+"""Tensors -> safetensors files, fp32 -> bf16, and a model's files -> a copy."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from runoff.checkpoint.modular import small_files, weight_files
 from runoff.checkpoint.weights import Tensor
 from runoff.contracts import CheckpointError
 
 _ALIGNMENT = 64
+_OF_THE_CARD = (".md", ".svg", ".png")
+
+
+def copy_model(source: Path, out: Path) -> None:
+    """Fills `out` with the model in `source`: its weights, its small files, its card with pictures, and no others."""
+    card = [path.name for path in source.iterdir() if path.suffix in _OF_THE_CARD]
+    weights = weight_files(source)
+    folders = {Path(name).parent for name in weights}
+    indexes = [
+        path.relative_to(source).as_posix()
+        for folder in folders
+        for path in (source / folder).glob("*.index.json")
+    ]
+    for name in dict.fromkeys((*small_files(source), *card, *indexes, *weights)):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, out / name)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -10,14 +10,18 @@ from contextlib import contextmanager, suppress
 
 from runoff import __version__
 from runoff.cli import (
+    calibrate,
     collect,
     demo,
     distil,
     index,
     info,
     judge,
+    judge_mteb,
+    judge_nanobeir,
     label,
     mix,
+    pick,
     publish,
     quantize,
     rank,
@@ -54,7 +58,7 @@ EXIT_PIPE_CLOSED = 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of one command line; `arguments` None means the process's own."""
     _open_closed_streams()
-    options = build_parser().parse_args(arguments)
+    options = build_parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     if not hasattr(options, "run"):
         build_parser().print_help(sys.stderr)
         return EXIT_BAD_INPUT
@@ -73,6 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _explained(error)
     return EXIT_DONE
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """The words with `judge mteb` as the one word of that command, and `judge nanobeir` likewise. Only these very
+    words: ./mteb is a judged set's folder."""
+    if list(words[:2]) in (["judge", "mteb"], ["judge", "nanobeir"]):
+        return ["-".join(words[:2]), *words[2:]]
+    return list(words)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -94,6 +106,10 @@ def build_parser() -> argparse.ArgumentParser:
         mix,
         train,
         judge,
+        judge_mteb,
+        judge_nanobeir,
+        pick,
+        calibrate,
         publish,
         quantize,
         info,

@@ -33,6 +33,8 @@ def print_ranking(terminal: Terminal, result: SearchResult, model: str | None) -
         return
     after = f"after: {_short(model)}" + (" + first stage" if "final" in result.hits[0].scores else "")
     columns = [number, Column(f"before: {stage}", share=1), score, Column(after, share=1), score]
+    has_probabilities = "probability" in result.hits[0].scores
+    columns += [Column("probability", is_number=True)] if has_probabilities else []
     was = {hit.id: hit.rank for hit in result.before}
     rows = [
         [
@@ -41,6 +43,7 @@ def print_ranking(terminal: Terminal, result: SearchResult, model: str | None) -
             Piece(_score(before), "dim"),
             _name(hit),
             _score(hit),
+            *([f"{hit.scores['probability']:.3f}"] if has_probabilities else []),
             _moved(was[hit.id], hit.rank),
         ]
         for before, hit in zip(result.before, result.hits, strict=False)

@@ -270,7 +270,7 @@ def _default_model() -> str | None:
 
 def _vector_model(options: argparse.Namespace, stored: Settings | None) -> Embedder | None:
     name = options.embedder or (stored.embedder.name if stored and stored.embedder else None)
-    return load_embedder(options, lasting_name(name)) if name else None
+    return load_embedder(options, lasting_name(name), options.precision) if name else None
 
 
 def _language(options: argparse.Namespace, stored: Settings | None) -> str | None:

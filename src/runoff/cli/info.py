@@ -145,9 +145,24 @@ def model_facts(options: argparse.Namespace, name: str) -> Facts:
         return {"name": name, "engine": "none", "reason": str(error)}
     facts: Facts = {"name": name, "kind": role, **asdict(found.choice), "folder": str(found.folder)}
     del facts["is_on_trial"]  # the reason says it in words
+    if role == "reranker":
+        facts["calibration"] = _calibration_facts(found)
     if found.checkpoint is not None and found.choice.engine != "sentence-transformers":
         facts |= _checkpoint_facts(found, asked)
     return facts
+
+
+def _calibration_facts(found: FoundModel) -> str | None:
+    from runoff.calibration.stored import read_calibration
+
+    calibration = read_calibration(found.folder)
+    if calibration is None:
+        return None
+    on = calibration.fitted_on
+    return (
+        f"{calibration.method}, fitted on {', '.join(on.names) or 'pairs'}: expected calibration error "
+        f"{on.ece_after:.4f} (before {on.ece_before:.4f})"
+    )
 
 
 def _checkpoint_facts(found: FoundModel, asked: ModelOptions) -> Facts:

@@ -1,41 +1,48 @@
-"""`runoff judge`: what a reranker adds to a first stage on judged sets, with intervals."""
+"""`runoff judge`: retrievers and rerankers on judged sets, with intervals."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runoff.cli.bench import Bench, shown
+from runoff.cli.contestants import facts_of, load_models
+from runoff.cli.judgements import print_examples, print_gaps, print_means, print_set
 from runoff.cli.machine import circumstances
 from runoff.cli.options import (
     DEFAULT_MODEL,
     Commands,
     add_model_options,
-    load_reranker,
     new_command,
     positive,
-    progress_bar,
 )
-from runoff.cli.terminal import Cell, Column, Piece, Terminal, open_terminal, print_json
+from runoff.cli.terminal import Terminal, open_terminal, print_json
 
 if TYPE_CHECKING:
-    from runoff.crossencoder import CrossEncoder
-    from runoff.evaluate.judged import Judged, Judgement
+    from runoff.contracts import Scorer
+    from runoff.evaluate.judged import Judged
+    from runoff.evaluate.matrix import Judgement
 
 EXAMPLES = """\
-  runoff judge scifact --model runoff-nano                    a BEIR folder: BM25, the model, both
-  runoff judge scifact nfcorpus --model student --model teacher --out results.jsonl
-  runoff judge scifact --run dense.trec --depth 50            over a first stage of your own
-  runoff judge scifact --limit 100 --json | jq .ndcg_at_10    100 queries, always the same ones
+  runoff judge scifact                                                   BM25, runoff-nano over it, both
+  runoff judge scifact --retriever bm25 --retriever BAAI/bge-small-en-v1.5 --retriever bm25+BAAI/bge-small-en-v1.5 \\
+      --reranker runoff-nano --reranker cross-encoder/ettin-reranker-32m-v1 --out judged    a matrix, with a report
+  runoff judge scifact nfcorpus --reranker student --reranker teacher --figures results.jsonl
+  runoff judge scifact --retriever dense.trec --depth 50                 over a first stage of your own
+  runoff judge qrels.txt --retriever bm25.run --retriever dense.run      runs alone: no texts, no rerankers
+  runoff judge scifact --limit 100 --json | jq .ndcg_at_10               100 queries, always the same ones
+  runoff judge nanobeir --help, runoff judge mteb --help                 the published benchmarks
 """
 
 DISTRIBUTIONS = (
     *("numpy", "tokenizers", "bm25s", "pytrec_eval-terrier"),
     *("torch", "transformers", "sentence-transformers"),
 )
+NOTHING = "none"
 
 
 def add_to(commands: Commands) -> None:
@@ -43,13 +50,28 @@ def add_to(commands: Commands) -> None:
         commands,
         "judge",
         run,
-        summary="judge rerankers on judged sets: NDCG@10, with intervals",
-        description="Ranks the queries of judged sets by BM25, has each model order the best DEPTH, and adds the\n"
-        "z-scores of both. Shows NDCG@10 and MRR@10, and the 95 % interval of the difference from the first stage\n"
-        "(paired bootstrap over the queries). A set is a BEIR folder: corpus.jsonl, queries.jsonl, qrels/test.tsv.",
+        summary="judge retrievers and rerankers on judged sets, with intervals",
+        description="Ranks the queries of judged sets by each retriever, has each reranker order its best DEPTH, and\n"
+        "adds the z-scores of both. Shows NDCG@10 and MRR@10, the 95 % interval of the difference from the retriever\n"
+        "alone (paired bootstrap over the queries; * where it is on one side of 0), and what the best order of the\n"
+        "same candidates would reach. A set is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/test.tsv), or a file\n"
+        "of judgements. With --out, lists and scores are kept: a crash or a second question scores no pair twice.",
         examples=EXAMPLES,
     )
-    parser.add_argument("folders", metavar="FOLDER", nargs="+", type=Path, help="a judged set")
+    parser.add_argument("data", metavar="DATA", nargs="+", type=Path, help="a judged set")
+    parser.add_argument(
+        "--retriever",
+        metavar="NAME",
+        action="append",
+        help="bm25, an embedder's folder or hub name, bm25+EMBEDDER (both, fused), or a TREC run's file; may be "
+        "repeated (default: bm25)",
+    )
+    parser.add_argument(
+        "--fusion",
+        choices=("rrf", "zscore"),
+        default="rrf",
+        help="how bm25+EMBEDDER becomes one list (default: %(default)s)",
+    )
     parser.add_argument(
         "--depth",
         metavar="N",
@@ -58,197 +80,174 @@ def add_to(commands: Commands) -> None:
         help="candidates of a query (default: %(default)s)",
     )
     parser.add_argument(
+        "--curve",
+        metavar="N",
+        type=positive,
+        help="score down to N for the depth curve (default: --depth)",
+    )
+    parser.add_argument(
         "--limit",
         metavar="N",
         type=positive,
         help="at most N queries of a set, always the same ones (default: all)",
     )
+    _add_figure_options(parser)
+    add_model_options(
+        parser,
+        f"cosine:EMBEDDER for an embedder's cosine; may be repeated; `{NOTHING}` for retrievers alone; default: "
+        f"{DEFAULT_MODEL}",
+        takes_several=True,
+        also="--reranker",
+    )
+
+
+def _add_figure_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fuse",
         metavar="WEIGHT",
         type=weight,
         action="append",
-        help="the model's share in z(first stage) + WEIGHT z(model); may be repeated (default: 1)",
+        help="the reranker's share in z(retriever) + WEIGHT z(reranker); may be repeated (default: 1)",
     )
     parser.add_argument(
-        "--run",
-        dest="run_file",
-        metavar="FILE",
-        help="the first stage's lists, as a TREC run (default: BM25 by bm25s)",
+        "--examples",
+        metavar="N",
+        type=positive,
+        help="show the N queries that gained most and the N that lost most, with their texts (a report has 3)",
     )
     parser.add_argument(
         "--out",
+        metavar="FOLDER",
+        type=Path,
+        help="keep lists, scores and figures there, and write report.html, report.md, report.json",
+    )
+    parser.add_argument(
+        "--figures",
         metavar="FILE",
         type=Path,
         help="write the figures there, a JSON line for each system of a set",
     )
-    add_model_options(parser, f"may be repeated; default: {DEFAULT_MODEL}", takes_several=True)
 
 
 def run(options: argparse.Namespace) -> None:
-    from runoff.data.atomic import replace_file
     from runoff.evaluate.judged import read_judged
 
-    out = _checked(options)
-    sets = [read_judged(folder.expanduser()).sampled(options.limit) for folder in options.folders]
-    models = _load(options)
+    _check(options)
+    sets = [read_judged(path.expanduser()).sampled(options.limit) for path in options.data]
+    models = _load(options, sets)
     about = {"command": _command(options, list(models)), **circumstances(DISTRIBUTIONS)}
-    facts = {name: _facts(options, model) for name, model in models.items()}
+    facts = {name: facts_of(options, model) for name, model in models.items()}
+    bench = Bench(options, models, facts)
+    judgements: list[Judgement] = []
     lines: list[dict[str, Any]] = []
     terminal = None if options.json else open_terminal()
     for judged in sets:
-        judgement = _judged(options, judged, models)
-        added = [{**line, **facts.get(line["model"], {}), **about} for line in judgement.lines()]
-        lines += added
-        if out is not None:  # after each set, so that what is known outlasts whatever ends the next
-            replace_file(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-        if terminal is None:
-            for line in added:
-                print_json(line, indent=None)
-        else:
-            _print_set(terminal, added)
+        for number, judgement in enumerate(bench.judged(judged)):
+            judgements.append(judgement)
+            added = [{**line, **facts.get(line["model"], {}), **about} for line in judgement.lines()]
+            lines += added
+            _write_lines(options, lines)  # after each, so that what is known outlasts whatever ends the next
+            if terminal is None:
+                for line in added:
+                    print_json(line, indent=None)
+            else:
+                if number == 0:
+                    print_gaps(terminal, judged)
+                print_set(terminal, judgement, added)
+                print_examples(terminal, judgement, options.examples)
     if terminal is not None:
-        if len(sets) > 1:
-            _print_means(terminal, lines, len(sets))
-        if out is not None:
-            terminal.line(f"{out}: {len(lines)} lines")
+        print_means(terminal, lines)
+    _report(options, terminal, judgements, lines, bench)
 
 
-def _checked(options: argparse.Namespace) -> Path | None:
-    """Where the figures go. `InputError` for what does not go together, before anything is loaded."""
+def _check(options: argparse.Namespace) -> None:
+    """`InputError` for what does not go together, before anything is loaded."""
     from runoff.contracts import InputError
 
-    if options.run_file and len(options.folders) > 1:
-        raise InputError("--run is the first stage of one judged set: give one FOLDER with it")
-    out: Path | None = options.out.expanduser() if options.out else None
-    if out is not None and (out.is_dir() or not out.resolve().parent.is_dir()):
-        raise InputError(f"expected a file in a folder that is there as --out, got {out}")
-    return out
-
-
-def _load(options: argparse.Namespace) -> dict[str, CrossEncoder]:
-    """The models by what they are called in the figures: of local folders as much of their path as tells them
-    apart."""
-    from runoff.contracts import InputError
-    from runoff.data.folders import names_apart
-
-    given = options.model or [DEFAULT_MODEL]
+    given = options.retriever or []
     if len(set(given)) < len(given):
-        raise InputError(f"a model was given twice: {', '.join(given)}")
-    local = [name for name in given if Path(name).expanduser().is_dir()]
-    apart = dict(zip(local, names_apart([Path(name).expanduser() for name in local]), strict=True))
-    return {_called(name, apart.get(name, name)): load_reranker(options, name) for name in given}
+        raise InputError(f"a retriever was given twice: {', '.join(given)}")
+    runs = [name for name in given if Path(name).expanduser().is_file()]
+    if runs and len(options.data) > 1:
+        raise InputError(f"{runs[0]} is the run of one judged set: give one DATA with it")
+    figures: Path | None = options.figures.expanduser() if options.figures else None
+    if figures is not None and (figures.is_dir() or not figures.resolve().parent.is_dir()):
+        raise InputError(f"expected a file in a folder that is there as --figures, got {figures}")
+    if options.out is not None and options.out.expanduser().is_file():
+        raise InputError(f"expected a folder as --out, {options.out} is a file: --figures takes one")
 
 
-def _called(given: str, name: str) -> str:
-    """The model of a training run by the run's name too: RUN/model."""
-    return f"{Path(given).expanduser().resolve().parent.name}/model" if name == "model" else name
+def _load(options: argparse.Namespace, sets: Sequence[Judged]) -> dict[str, Scorer]:
+    """The models that the options name; none for sets without texts."""
+    from runoff.contracts import InputError
 
-
-def _judged(options: argparse.Namespace, judged: Judged, models: Mapping[str, CrossEncoder]) -> Judgement:
-    from runoff.evaluate.judged import FIRST, bm25_lists, judge, run_lists
-
-    first = Path(options.run_file).stem if options.run_file else FIRST
-    lists = (
-        run_lists(Path(options.run_file).expanduser(), judged, options.depth)
-        if options.run_file
-        else bm25_lists(judged.documents, judged.queries, options.depth)
-    )
-    with progress_bar(sum(map(len, lists.values())) * len(models), "pairs", options) as bar:
-        bar.set_description(judged.name)
-        return judge(
-            judged,
-            lists,
-            models,
-            options.fuse or (1.0,),
-            depth=options.depth,
-            first=first,
-            advance=bar.update,
+    without_texts = [judged.name for judged in sets if not judged.has_texts]
+    given = options.model or ([NOTHING] if without_texts else [DEFAULT_MODEL])
+    if given == [NOTHING]:
+        return {}
+    if without_texts:
+        raise InputError(
+            f"{without_texts[0]} has judgements and no texts, so nothing can be reranked: give its BEIR folder, or no "
+            "--reranker"
         )
+    return load_models(options, given)
+
+
+def _write_lines(options: argparse.Namespace, lines: Sequence[dict[str, Any]]) -> None:
+    from runoff.data.atomic import replace_file
+
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    if options.figures is not None:
+        replace_file(options.figures.expanduser(), text)
+    if options.out is not None:
+        options.out.expanduser().mkdir(parents=True, exist_ok=True)
+        replace_file(options.out.expanduser() / "results.jsonl", text)
+
+
+def _report(
+    options: argparse.Namespace,
+    terminal: Terminal | None,
+    judgements: Sequence[Judgement],
+    lines: Sequence[dict[str, Any]],
+    bench: Bench,
+) -> None:
+    """Writes the report, and says where everything is."""
+    said = []
+    if options.figures is not None:
+        said.append(f"{options.figures}: {len(lines)} lines")
+    if options.out is not None:
+        from runoff.evaluate.report import write_report
+
+        write_report(options.out.expanduser(), judgements, lines, options.examples or 3)
+        said.append(
+            f"{options.out}/report.html, report.md, report.json, results.jsonl; lists and scores beside them"
+        )
+        said.append(f"{bench.scored:,} pairs scored now, {bench.kept:,} were known")
+    if terminal is not None:
+        for each in said:
+            terminal.line(each)
 
 
 # --- what is written down --------------------------------------------------------------------------------
 
 
-def _facts(options: argparse.Namespace, model: CrossEncoder) -> dict[str, Any]:
-    """What is scored by: engine, precision, length, and the SHA-256 of the weights."""
-    from runoff.checkpoint.hub import find_model
-    from runoff.checkpoint.modular import weight_digests
-
-    # It was loaded just now, so that the hub need not be asked again.
-    folder = find_model(model.name, "reranker", revision=options.revision, local_files_only=True)
-    return {
-        "engine": model.choice.engine,
-        "precision": model.choice.precision,
-        "max_length": model.max_seq_length,
-        "weights_sha256": weight_digests(folder),
-    }
-
-
 def _command(options: argparse.Namespace, models: Sequence[str]) -> str:
     """The command line, with names that mean something on another machine."""
-    words = ["runoff", "judge", *(folder.expanduser().resolve().name for folder in options.folders)]
+    words = ["runoff", "judge", *(path.expanduser().resolve().name for path in options.data)]
+    for name in options.retriever or ():
+        words += ["--retriever", shown(name)]
     for name in models:
-        words += ["--model", name]
+        words += ["--reranker", name]
     words += ["--depth", str(options.depth)]
     if options.limit:
         words += ["--limit", str(options.limit)]
     for each in options.fuse or ():
         words += ["--fuse", f"{each:g}"]
-    if options.run_file:
-        words += ["--run", Path(options.run_file).name]
+    if options.curve:
+        words += ["--curve", str(options.curve)]
     if options.max_length:
         words += ["--max-length", str(options.max_length)]
     return shlex.join([*words, "--precision", options.precision])
-
-
-# --- for a person ----------------------------------------------------------------------------------------
-
-
-def _print_set(terminal: Terminal, lines: Sequence[dict[str, Any]]) -> None:
-    line = lines[0]
-    asked = f"{line['queries']:,}"
-    if line["queries"] < line["queries_judged"]:
-        asked += f" of {line['queries_judged']:,}"
-    terminal.line()
-    terminal.line(
-        Piece(line["collection"], "bold"),
-        f"  {asked} queries, {line['documents']:,} documents; the first {line['depth']} candidates of each query hold "
-        f"{line['positives_in_lists']:.0%} of the positives",
-    )
-    titles = ("NDCG@10", "difference", "95 % interval", "MRR@10")
-    columns = [Column("system"), *(Column(title, is_number=True) for title in titles)]
-    terminal.table(columns, [_row(line) for line in lines])
-    shown = set()
-    for line in lines:
-        for other, value in line["spearman"].items():
-            if frozenset((line["system"], other)) not in shown and value is not None:
-                shown.add(frozenset((line["system"], other)))
-                terminal.line(f"Spearman of {line['system']} and {other} within a query: {value:.3f}")
-
-
-def _row(line: dict[str, Any]) -> list[Cell]:
-    figures: list[Cell] = [line["system"], f"{line['ndcg_at_10']:.4f}"]
-    if line["model"] is None:
-        return [*figures, "", "", f"{line['mrr_at_10']:.4f}"]
-    low, high = line["minus_first_95"]
-    style = "green" if low > 0 else "red" if high < 0 else ""
-    difference = Piece(f"{line['minus_first']:+.4f}", style)
-    return [*figures, difference, f"{low:+.4f} to {high:+.4f}", f"{line['mrr_at_10']:.4f}"]
-
-
-def _print_means(terminal: Terminal, lines: Sequence[dict[str, Any]], sets: int) -> None:
-    terminal.line()
-    terminal.line(Piece(f"mean of {sets} sets", "bold"))
-    rows: list[list[Cell]] = []
-    for system in dict.fromkeys(line["system"] for line in lines):
-        own = [line for line in lines if line["system"] == system]
-        means = [
-            sum(line[name] for line in own) / sets for name in ("ndcg_at_10", "minus_first", "mrr_at_10")
-        ]
-        rows.append([system, f"{means[0]:.4f}", f"{means[1]:+.4f}", f"{means[2]:.4f}"])
-    titles = ("NDCG@10", "difference", "MRR@10")
-    terminal.table([Column("system"), *(Column(title, is_number=True) for title in titles)], rows)
 
 
 def weight(text: str) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from runoff.contracts import Precision
     from runoff.crossencoder import CrossEncoder
     from runoff.embedder import Embedder
     from runoff.model import FoundModel, ModelOptions
@@ -46,6 +47,13 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=105)
 
+    def add_argument(self, action: argparse.Action) -> None:
+        """As it was; commands stand two columns further in than argparse reckons: the longest's line broke."""
+        super().add_argument(action)
+        for command in self._iter_indented_subactions(action):
+            reach = len(self._format_action_invocation(command)) + self._current_indent
+            self._action_max_length = max(self._action_max_length, reach)
+
 
 def _with_suggestion(message: str) -> str:
     """argparse's message, with the nearest command where a command was misspelt."""
@@ -63,13 +71,14 @@ def new_command(
     name: str,
     run: Callable[[argparse.Namespace], None],
     *,
-    summary: str,
+    summary: str | None,
     description: str,
     examples: str,
 ) -> CommandParser:
-    """The parser of one command, with the options that all have."""
+    """The parser of one command, with the options that all have. Without a `summary` the overview does not name it."""
+    named = {} if summary is None else {"help": summary}
     parser: CommandParser = commands.add_parser(
-        name, help=summary, description=description, epilog=f"examples:\n{examples}"
+        name, description=description, epilog=f"examples:\n{examples}", **named
     )
     parser.set_defaults(run=run)
     output = parser.add_argument_group("output")
@@ -79,19 +88,30 @@ def new_command(
 
 
 def add_model_options(
-    parser: argparse.ArgumentParser, model_help: str | None = None, *, takes_several: bool = False
+    parser: argparse.ArgumentParser,
+    model_help: str | None = None,
+    *,
+    takes_several: bool = False,
+    also: str | None = None,
 ) -> None:
     """`--model` and how it is found and run. With `model_help`, a command's own default, stated there; with
-    `takes_several`, the option may be repeated and gives a list."""
+    `takes_several`, the option may be repeated and gives a list; `also` is another spelling of it."""
     group = parser.add_argument_group("model")
     group.add_argument(
+        *((also,) if also else ()),
         "--model",
+        dest="model",
         metavar="NAME",
         action="append" if takes_several else "store",
         default=None if model_help else DEFAULT_MODEL,
         help="the reranker: a folder, a name on the Hugging Face hub such as cross-encoder/ettin-reranker-32m-v1, "
         f"or {DEFAULT_MODEL}, which comes with Runoff ({model_help or 'default: %(default)s'})",
     )
+    add_run_options(group)
+
+
+def add_run_options(group: Group) -> None:
+    """How a model is found and run."""
     add_hub_options(group)
     group.add_argument("--device", help="cpu, or cuda with the torch extra (default: what is there)")
     group.add_argument(
@@ -155,15 +175,20 @@ def load_reranker(options: argparse.Namespace, name: str | None = None) -> Cross
         threads=options.threads,
         truncation=getattr(options, "truncation", "longest_first"),
         long_documents=getattr(options, "long_documents", "truncate"),
+        token_budget=getattr(options, "batch_tokens", None),
     )
 
 
-def load_embedder(options: argparse.Namespace, name: str) -> Embedder:
+def load_embedder(options: argparse.Namespace, name: str, precision: Precision = "auto") -> Embedder:
     """The embedder `name`, on the device that the options name."""
     from runoff.embedder import Embedder
 
     return Embedder(
-        name, device=options.device, threads=options.threads, local_files_only=options.local_files_only
+        name,
+        device=options.device,
+        precision=precision,
+        threads=options.threads,
+        local_files_only=options.local_files_only,
     )
 
 
@@ -190,6 +215,16 @@ def lasting_name(name: str) -> str:
     return str(path.resolve()) if path.is_dir() else name
 
 
+def add_threshold_option(group: Group) -> None:
+    group.add_argument(
+        "--threshold",
+        metavar="P",
+        type=share,
+        help="only documents whose probability of being relevant is P or more, from 0 to 1; the model needs a "
+        "calibration (runoff calibrate)",
+    )
+
+
 # --- types of arguments: what argparse shows when they refuse --------------------------------------------
 
 
@@ -213,6 +248,17 @@ def share(text: str) -> float:
     if not 0.0 <= number <= 1.0:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return number
+
+
+def number(text: str) -> float:
+    """A number that is finite."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not abs(value) < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
+    return value
 
 
 def query_text(text: str) -> str:

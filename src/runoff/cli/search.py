@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from runoff.cli.options import (
     Commands,
     Group,
     add_model_options,
+    add_threshold_option,
     lasting_name,
     load_embedder,
     load_reranker,
@@ -99,6 +101,7 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="from 0 to 1: the rest is the first stage's; 0.5 suits runoff-nano (default: %(default)s, reranker alone)",
     )
+    add_threshold_option(group)
     group.add_argument("--no-rerank", action="store_true", help="leave the first stage's order as it is")
     group.add_argument(
         "--tokens",
@@ -157,6 +160,10 @@ def _check(options: argparse.Namespace) -> None:
         raise InputError("expected a query or --queries FILE, got both. Leave one out")
     if options.run_file and not options.queries:
         raise InputError("--run writes the results of many queries: give them with --queries FILE")
+    if options.threshold is not None and (options.no_rerank or options.run_file):
+        raise InputError(
+            "--threshold needs the reranker's scores and shows fewer hits: it goes with neither --no-rerank nor --run"
+        )
     if options.query is None and not options.queries and not stdin_is_terminal():
         raise InputError(
             'no query: give one (runoff search "a query" --index PATH), or a file of them with --queries FILE; '
@@ -177,6 +184,7 @@ def _queries(options: argparse.Namespace) -> list[Query] | None:
 
 def open_search(options: argparse.Namespace, path: Path, settings: Settings) -> Search:
     """The search that the options describe, over the index at `path` whose settings were read."""
+    from runoff.calibration.stored import required
     from runoff.search.table import preload
 
     preload()  # lance is imported while the model loads
@@ -184,6 +192,8 @@ def open_search(options: argparse.Namespace, path: Path, settings: Settings) -> 
     if not options.no_rerank:
         stored = settings.tokenizer.name if settings.tokenizer else DEFAULT_MODEL
         reranker = load_reranker(options, options.model or stored)
+        if options.threshold is not None:
+            required(reranker.calibration, reranker.name)
     embedder = query_embedder(options, settings)
     from runoff.search.index import Index
     from runoff.search.pipeline import Search, SearchOptions
@@ -225,11 +235,32 @@ def _results(
     options: argparse.Namespace, search: Search, queries: list[Query] | None
 ) -> Iterator[SearchResult]:
     top_k = options.top_k or TOP_K
-    if queries is not None:
-        yield from search.search_many(queries, top_k, options.where)
-        return
-    for query in _asked(options):
-        yield search.search(query, top_k, options.where)
+    # Fused hits are not in the order of their probabilities: one behind the first K may take a place that is free.
+    wanted = top_k if options.threshold is None else max(top_k, options.depth)
+    for query in _asked(options) if queries is None else queries:
+        result = search.search(query, wanted, options.where)
+        yield result if options.threshold is None else _probable(result, search, options.threshold, top_k)
+
+
+def _probable(result: SearchResult, search: Search, threshold: float, top_k: int) -> SearchResult:
+    """The best `top_k` hits that the reranker saw and finds at least so probable, with their probabilities."""
+    from runoff.calibration.stored import required
+    from runoff.crossencoder import CrossEncoder
+
+    assert isinstance(search.reranker, CrossEncoder)
+    calibration = required(search.reranker.calibration, search.reranker.name)
+    seen = [hit for hit in result.hits if "rerank" in hit.scores]
+    found = calibration.probabilities([hit.scores["rerank"] for hit in seen])
+    kept = [
+        (hit, float(probability))
+        for hit, probability in zip(seen, found, strict=True)
+        if probability >= threshold
+    ]
+    hits = [
+        replace(hit, rank=rank, scores={**hit.scores, "probability": probability})
+        for rank, (hit, probability) in enumerate(kept[:top_k], start=1)
+    ]
+    return replace(result, hits=hits)
 
 
 def _asked(options: argparse.Namespace) -> Iterator[str]:
@@ -262,7 +293,12 @@ def _print(
     terminal = open_terminal()
     if options.queries:
         _print_query(terminal, result.query)
-    print_ranking(terminal, result, model)
+    if result.before and not result.hits:
+        terminal.line(
+            f"none of the {len(result.before)} candidates has a probability of {options.threshold:g} or more"
+        )
+    else:
+        print_ranking(terminal, result, model)
     print_passages(terminal, result.hits[: options.passages])
     if result.hits:
         terminal.line()

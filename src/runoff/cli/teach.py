@@ -142,7 +142,7 @@ class TeacherModel:
             reranker = load_reranker(options)
             about |= {"precision": reranker.choice.precision, "max_length": reranker.max_seq_length}
             return RerankerTeacher(reranker), about
-        embedder = load_embedder(options, self.model)
+        embedder = load_embedder(options, self.model, options.precision)
         about |= {"precision": embedder.choice.precision, "max_length": embedder.max_seq_length}
         return SimilarityTeacher(embedder), about
 

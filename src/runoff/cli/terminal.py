@@ -116,7 +116,9 @@ class RichTerminal:
             header_style="bold",
             width=self._width(columns),
         )
-        for column in columns:
+        for number, column in enumerate(columns):
+            # Where the terminal is too narrow names are cut, and never figures.
+            cells = [column.title, *(_flat([row[number]]) for row in rows)]
             table.add_column(
                 _rich_text([Piece(column.title)]),
                 justify="right" if column.is_number else "left",
@@ -124,6 +126,7 @@ class RichTerminal:
                 no_wrap=True,
                 overflow="ellipsis",
                 ratio=column.share or None,
+                min_width=max(map(_cells_wide, cells)) if column.is_number else None,
             )
         for row in rows:
             table.add_row(*(_rich_text(_pieces([cell])) for cell in row))

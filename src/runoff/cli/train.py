@@ -309,7 +309,8 @@ def _evaluation(what: str, rows: LabelledRows, split: Split) -> tuple[str, Any, 
         from runoff.evaluate.nanobeir import nanobeir
 
         return "nanobeir", nanobeir(), "nanobeir_ndcg@10"
-    from runoff.evaluate.judged import figures_of, read_judged
+    from runoff.evaluate.judged import read_judged
+    from runoff.evaluate.matrix import figures_of
 
     folder = Path(what).expanduser()
     name = folder.name.replace("-", "_")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from runoff.calibration.stored import Calibration
 from runoff.contracts import InputError
 from runoff.publish.export import Verified
 from runoff.publish.figures import Line, circumstances, commands, correlations, figures_table
@@ -41,6 +42,7 @@ class Facts:
     has_curves: bool = False
     int8: Mapping[str, Any] | None = None
     int8_name: str = ""
+    calibration: Calibration | None = None
 
     @property
     def short_name(self) -> str:
@@ -58,6 +60,7 @@ def model_card(facts: Facts) -> str:
         _front_matter(facts),
         _opening(facts),
         _usage(facts),
+        _probabilities(facts),
         _judged(facts),
         _training(facts),
         _rows(facts),
@@ -125,6 +128,20 @@ for result in model.rank("how is honey made", documents, return_documents=True):
 ```
 
 {kind}"""
+
+
+def _probabilities(facts: Facts) -> str:
+    if facts.calibration is None:
+        return ""
+    on = facts.calibration.fitted_on
+    return f"""## Probabilities
+
+`calibration.json` turns raw scores into probabilities of relevance ({facts.calibration.method}); in Runoff
+`model.rank(query, documents, threshold=0.5)` keeps what is at least so probable. sentence-transformers leaves it aside.
+Fitted on {", ".join(on.names) or "pairs"}: {on.pairs:,} pairs of {on.queries:,} queries, {on.relevant:,} of them
+relevant ({on.relevance}). The expected calibration error is {on.ece_after:.4f} on queries held out ({on.ece_before:.4f}
+for a sigmoid of the raw score), the Brier score {on.brier_after:.4f} ({on.brier_before:.4f}). In another collection,
+or among other candidates, it is another."""
 
 
 def _judged(facts: Facts) -> str:

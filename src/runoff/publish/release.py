@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from runoff.calibration.stored import read_calibration
 from runoff.checkpoint.files import read_json
 from runoff.checkpoint.layout import read_checkpoint
 from runoff.checkpoint.modular import weight_digests
@@ -161,6 +162,7 @@ def _facts(
         judged=judged,
         judges_run_weights=judges_run,
         has_curves=has_curves,
+        calibration=read_calibration(draft),
     )
 
 

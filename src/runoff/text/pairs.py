@@ -42,6 +42,13 @@ def as_pairs(inputs: Any) -> tuple[bool, list[Any]]:
     return is_single, [_as_pair(pair, row) for row, pair in enumerate(pairs)]
 
 
+def listed(texts: Sequence[Any]) -> list[Any]:
+    """The texts as a list; one text alone is a list of letters, which nobody means."""
+    if isinstance(texts, (str, bytes)):
+        raise InputError(f"expected a list of texts, got one text: {texts!r:.80}; put it in a list")
+    return list(texts)
+
+
 def _as_pair(pair: Any, row: int) -> Pair | str:
     if isinstance(pair, str):  # a lone text is legal there, and so it is here
         return pair

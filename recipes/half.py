@@ -2,8 +2,9 @@
 
     python recipes/half.py --made BUILD --judged FOLDER...
 
-BUILD is what recipes/runoff_nano wrote; its run is the teacher. The student takes every other layer of it and learns
-its raw logits by pointwise MSE, the published recipe. The judged collections are seen by neither.
+BUILD is what recipes/runoff_nano wrote; its run is the teacher. The student takes every other layer of it, or goes on
+from an earlier student (--student), and learns its raw logits by pointwise MSE, the published recipe. The judged
+collections are seen by neither.
 """
 
 import argparse
@@ -15,22 +16,23 @@ from pathlib import Path
 LAYERS = 3  # of the teacher's six
 
 
-def commands(made: Path, judged: list[Path], results: Path) -> list[list[str]]:
+def commands(made: Path, judged: list[Path], results: Path, student: Path | None) -> list[list[str]]:
     teacher = made / "run" / "model"
     candidates, scores, rows, run = (
         made / f"half-{name}" for name in ("candidates", "scores", "rows", "run")
     )
-    thinned = ["--scores", made / "cosine", "--rule", "band", "--head", 2, "--medium", 1, "--band", 0.15, 0.9]
+    thinned = ["--scores", made / "cosine", "--rule", "band", "--head", 2, "--medium", 2, "--band", 0.15, 0.9]
+    start = ["--backbone", student] if student else ["--backbone", teacher, "--layers", LAYERS]
     lines = [
-        ["sample", made / "candidates", candidates, *thinned],
+        ["sample", made / "candidates", candidates, *thinned, "--seed", 13],
         ["teach", candidates, scores, "--model", teacher],
         ["label", candidates, rows, "--scores", scores],
         [
-            *("train", rows, run, "--backbone", teacher, "--layers", LAYERS, "--loss", "mse", "--group", 1),
-            *("--head-rate", 1, "--max-length", 192, "--subset", 0.8, "--every", 0.25, "--held-out", 200),
+            *("train", rows, run, *start, "--loss", "mse", "--group", 1, "--head-rate", 1),
+            *("--max-length", 192, "--epochs", 0.9, "--every", 0.25, "--held-out", 200),
         ],
         [
-            *("judge", *judged, "--model", teacher, "--model", run / "model", "--precision", "bf16"),
+            *("judge", *judged, "--reranker", teacher, "--reranker", run / "model", "--precision", "bf16"),
             *("--limit", 100, "--figures", results),
         ],
     ]
@@ -48,8 +50,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("benchmarks/results/half.jsonl"), help="default: %(default)s"
     )
+    parser.add_argument("--student", type=Path, help="an earlier student to go on with")
     options = parser.parse_args()
-    for line in commands(options.made, options.judged, options.out):
+    for line in commands(options.made, options.judged, options.out, options.student):
         print("$ runoff " + shlex.join(line), flush=True)
         done = subprocess.run([sys.executable, "-m", "runoff", *line], check=False)
         if done.returncode:

@@ -48,6 +48,23 @@ SOURCES = {
 }
 
 
+HISTORY = """\
+The published weights were trained twice. First from all-MiniLM-L6-v2 on 88,128 pairs in 58 minutes; there the label
+was the cosine of all-MiniLM-L6-v2 (weight 1), the first stage's BM25 as a share of the query's best (0.7) and 1.2 for
+the known answer. Then on from there (`--start`), as the tables above say: the cosines of all-MiniLM-L6-v2 and of
+multilingual-e5-small and BM25 of every pair, each of weight 0.5, and 1.2 for the known answer."""
+
+
+LIMITS = """\
+English only. Learnt from questions and passages of at most 192 tokens; longer pairs are scored, less surely. Weak on
+negation and on exact facts such as numbers. Alone it is no match for BM25 everywhere: give both a say,
+`runoff search --rerank-weight 0.5`. Where the Hugging Face hub is in reach, `cross-encoder/ettin-reranker-32m-v1` is
+far better."""
+ABOUT_SOURCES = """\
+Question-passage pairs with open licences. A long query is a stretch of sentences cut out of a passage, whose rest is
+its answer. None of the judged collections was trained on or tuned to. The model contains none of these texts."""
+
+
 def section(sources: Path) -> str:
     """The card's section on the sources, with the counts of `prepare`."""
     counts = json.loads(sources.read_text("utf-8"))["sources"]
@@ -62,12 +79,7 @@ def section(sources: Path) -> str:
             f"| {name} | {found.get('questions', 0):,} | {found.get('long', 0):,} | {licence} | {origin} |"
         )
     return (
-        "## Limits\n\nEnglish only. Learnt from questions and passages of at most 192 tokens; longer pairs are scored, "
-        "less surely. Weak on negation and on exact facts such as numbers. Alone it is no match for BM25 everywhere: "
-        "give both a say, `runoff search --rerank-weight 0.5`. Where the Hugging Face hub is in reach, "
-        "`cross-encoder/ettin-reranker-32m-v1` is far better.\n\n## Sources and licences\n\nQuestion-passage pairs "
-        "with open licences. A long query is a stretch of sentences cut out of a passage, whose rest is its answer. "
-        "None of the judged collections was trained on or tuned to. The model contains none of these texts.\n\n"
+        f"## Two trainings\n\n{HISTORY}\n\n## Limits\n\n{LIMITS}\n\n## Sources and licences\n\n{ABOUT_SOURCES}\n\n"
         + "\n".join(lines)
         + "\n"
     )

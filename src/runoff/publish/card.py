@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from runoff.calibration.stored import Calibration
@@ -163,9 +164,21 @@ queries.
     return "\n\n".join(part for part in parts if part)
 
 
+def _start(facts: Facts) -> list[tuple[str, str]]:
+    """What the run itself started from, where that is not what it says it was trained from: a reranker gone on with."""
+    found = facts.run["backbone"]
+    name = str(found.get("name") or "")
+    if facts.base_model is None or not name or name == facts.base_model:
+        return []
+    path = Path(name)
+    shown = f"{path.parent.name}/{path.name}" if path.name == "model" else path.name
+    digest = str(found.get("sha256") or "")
+    return [("start", f"`{shown}`" + (f", weights' SHA-256 {digest[:16]}..." if digest else ""))]
+
+
 def _training(facts: Facts) -> str:
     run = facts.run
-    rows = [("backbone", facts.backbone)]
+    rows = [("backbone", facts.backbone), *_start(facts)]
     rows += [
         (key.replace("_", " "), _said(value))
         for key, value in run["recipe"].items()

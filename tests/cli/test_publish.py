@@ -209,6 +209,18 @@ def test_a_calibration_goes_along_and_is_told_of(shell: Shell, run_of: Callable[
         assert said in card, said
 
 
+def test_a_reranker_that_was_gone_on_with_is_named_beside_the_encoder(
+    shell: Shell, run_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "first").mkdir()
+    run = run_of(backbone={"name": str(tmp_path / "first"), "sha256": "ab" * 32})
+    assert shell("publish", run, "out", "--base-model", "some-org/tiny-encoder").code == 0
+    card = Path("out/README.md").read_text()
+    assert "| backbone | some-org/tiny-encoder |" in card
+    assert "| start | `first`, weights' SHA-256 abababababababab... |" in card
+    assert str(tmp_path) not in card
+
+
 def test_what_is_not_known_is_not_said(shell: Shell, run_of: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "encoder").mkdir()
     changes = {"best": None, "last": None, "metric": None, "evaluations": [], "chosen": "last"}

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from runoff.calibration.stored import Calibration
@@ -170,10 +169,8 @@ def _start(facts: Facts) -> list[tuple[str, str]]:
     name = str(found.get("name") or "")
     if facts.base_model is None or not name or name == facts.base_model:
         return []
-    path = Path(name)
-    shown = f"{path.parent.name}/{path.name}" if path.name == "model" else path.name
     digest = str(found.get("sha256") or "")
-    return [("start", f"`{shown}`" + (f", weights' SHA-256 {digest[:16]}..." if digest else ""))]
+    return [("start", f"`{name}`" + (f", weights' SHA-256 {digest[:16]}..." if digest else ""))]
 
 
 def _training(facts: Facts) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from runoff.contracts import FloatArray, TokenIds
-from runoff.evaluate.stages import TextVectors
+from runoff.evaluate.stages import TextVectors, unit_vectors
 
 
 class CosineScorer:
@@ -29,15 +29,11 @@ class CosineScorer:
         """Cosines, [N]."""
         texts = [str(document) for document in documents]
         if fresh := [text for text in dict.fromkeys(texts) if text not in self._documents]:
-            self._documents.update(zip(fresh, _unit(self.embedder.encode_document(fresh)), strict=True))
+            self._documents.update(
+                zip(fresh, unit_vectors(self.embedder.encode_document(fresh)), strict=True)
+            )
         if not texts:
             return np.empty(0, np.float32)
-        asked = _unit(self.embedder.encode_query([query]))[0]
+        asked = unit_vectors(self.embedder.encode_query([query]))[0]
         found: FloatArray = np.stack([self._documents[text] for text in texts]) @ asked
         return found
-
-
-def _unit(found: FloatArray) -> FloatArray:
-    vectors = np.asarray(found, np.float32)
-    unit: FloatArray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return unit

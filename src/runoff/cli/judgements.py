@@ -130,7 +130,10 @@ def _print_matrix(terminal: Terminal, lines: Sequence[Line], firsts: Sequence[st
     terminal.line(
         Piece("NDCG@10", "bold"), f" of each reranker over each retriever{over}; * differs from it surely"
     )
-    columns = [Column("reranker"), *(Column(first, is_number=True) for first in firsts)]
+    # Titles as wide as there is room for beside 24 letters of a reranker's name; a figure takes 7.
+    room = max(7, (terminal.width - 28) // len(firsts) - 3)
+    titles = [first if len(first) <= room else first[: room - 1] + "…" for first in firsts]
+    columns = [Column("reranker"), *(Column(title, is_number=True) for title in titles)]
     models = list(dict.fromkeys(line["model"] for line in lines if line["weight"] is None))
     rows: list[list[Cell]] = []
     for model in models:

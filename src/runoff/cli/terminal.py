@@ -117,8 +117,8 @@ class RichTerminal:
             width=self._width(columns),
         )
         for number, column in enumerate(columns):
-            # Where the terminal is too narrow names are cut, and never figures.
-            cells = [column.title, *(_flat([row[number]]) for row in rows)]
+            # Where the terminal is too narrow names and titles are cut, and never figures.
+            cells = ["", *(_flat([row[number]]) for row in rows)]
             table.add_column(
                 _rich_text([Piece(column.title)]),
                 justify="right" if column.is_number else "left",

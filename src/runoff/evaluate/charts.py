@@ -106,8 +106,11 @@ def depth_curves(found: Sequence[Panel]) -> str:
         axis.set_xlabel("candidates reranked", fontsize=8)
         axis.set_ylabel("NDCG@10", fontsize=8)
         axis.set_title(_short(panel.retriever), fontsize=9, color=INK)
-    if found[0].curves:  # the same colours in all panels
-        axes[0].legend(fontsize=7, frameon=False)
+    if found[
+        0
+    ].curves:  # once, below: the colours are the same in all panels, and curves lie anywhere in them
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=PANELS, fontsize=7, frameon=False)
     return _svg(figure)
 
 

@@ -124,34 +124,26 @@ class Bench:
         from runoff.evaluate.kept import kept_lists
         from runoff.evaluate.stages import bm25_lists, dense_lists
 
-        file = self._file(judged, "lists", shown(name))
-        if name == BM25:
-            identity = {"retriever": BM25}
-            run, seconds, _ = kept_lists(
-                judged,
-                file,
-                identity,
-                self._deepest,
-                lambda: bm25_lists(judged.documents, judged.queries, self._deepest),
-            )
-            return run, seconds
-        embedder = self._embedder(name)
+        identity: dict[str, Any] = {"retriever": shown(name)}
+        if name != BM25:
+            embedder = self._embedder(name)
+            identity |= _model(contestants.model_facts(embedder, "embedder"))
 
         def retrieve() -> Run:
+            if name == BM25:
+                return bm25_lists(judged.documents, judged.queries, self._deepest)
             count = len(judged.documents) + len(judged.queries)
             with progress_bar(count, "texts", self._options) as bar:
                 bar.set_description(f"{judged.name}, {shown(name)}")
                 return dense_lists(judged.documents, judged.queries, embedder, self._deepest, bar.update)
 
-        identity = {"retriever": shown(name), **_model(contestants.model_facts(embedder, "embedder"))}
+        file = self._file(judged, "lists", shown(name))
         run, seconds, _ = kept_lists(judged, file, identity, self._deepest, retrieve)
         return run, seconds
 
     def _embedder(self, name: str) -> Embedder:
         if name not in self._embedders:
-            self._embedders[name] = load_embedder(
-                self._options, name, getattr(self._options, "precision", "auto")
-            )
+            self._embedders[name] = load_embedder(self._options, name, self._options.precision)
         return self._embedders[name]
 
 

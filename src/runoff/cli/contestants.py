@@ -20,13 +20,19 @@ def load_models(options: argparse.Namespace, given: Sequence[str]) -> dict[str, 
     """The rerankers by what they are called in the figures: of local folders as much of their path as tells them apart.
     `InputError` for one that was given twice."""
     from runoff.contracts import InputError
-    from runoff.data.folders import names_apart
 
     if len(set(given)) < len(given):
         raise InputError(f"a model was given twice: {', '.join(given)}")
-    local = [name for name in given if Path(name).expanduser().is_dir()]
-    apart = dict(zip(local, names_apart([Path(name).expanduser() for name in local]), strict=True))
+    apart = folders_apart(given)
     return {_called(name, apart.get(name, name)): _load(options, name) for name in given}
+
+
+def folders_apart(given: Sequence[str]) -> dict[str, str]:
+    """Those of the names that are folders -> as much of each one's path as tells them apart."""
+    from runoff.data.folders import names_apart
+
+    local = [name for name in given if Path(name).expanduser().is_dir()]
+    return dict(zip(local, names_apart([Path(name).expanduser() for name in local]), strict=True))
 
 
 def _load(options: argparse.Namespace, name: str) -> Scorer:

@@ -12,12 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from runoff.cli.contestants import folders_apart
 from runoff.cli.machine import circumstances
-from runoff.cli.mteb_tables import lines_of, markdown, print_tables
+from runoff.cli.mteb_tables import line_of, markdown, print_tables
 from runoff.cli.options import (
     DEFAULT_MODEL,
     Commands,
     add_model_options,
+    load_embedder,
     load_reranker,
     new_command,
     positive,
@@ -151,21 +153,22 @@ def _judge(options: argparse.Namespace, tasks: Sequence[Any]) -> None:
     settings = {"precision": options.precision, "max_length": options.max_length}
     order = Order(out, tasks, stages, rerankers, options.depth, options.batch_size, settings)
     about = {"command": _command(options), **circumstances(DISTRIBUTIONS)}
-    cells: list[Cell] = []
+    lines: list[dict[str, Any]] = []
+    first: dict[tuple[str, Identity], Cell] = {}
     whole = sum(size(task).pairs(options.depth) or 0 for task in tasks) * len(stages) * len(rerankers)
     with progress_bar(whole, "pairs", options) as bar:
         for reranker in rerankers:
             reranker.advance = bar.update
 
         def tell(cell: Cell, is_new: bool) -> None:
-            cells.append(cell)
+            stage = first.setdefault((cell.task, cell.first_stage or cell.model), cell)
+            lines.append(line_of(cell, stage))
             bar.update(0 if is_new else cell.pairs)
             # After each cell, so that what is known outlasts whatever ends the next.
-            found = "".join(json.dumps(line | about, ensure_ascii=False) + "\n" for line in lines_of(cells))
+            found = "".join(json.dumps(line | about, ensure_ascii=False) + "\n" for line in lines)
             replace_file(out / LINES, found)
 
         missing += judge_mteb(order, tell)
-    lines = lines_of(cells)
     replace_file(out / TABLES, markdown(lines, list(map(str, missing))))
     if options.json:
         for line in lines:
@@ -224,16 +227,9 @@ def _rerankers(options: argparse.Namespace) -> tuple[list[RerankerModel], list[M
 
 def _embedder(name: str, options: argparse.Namespace) -> TextEncoder:
     """Runoff's own engines where they know the architecture, else sentence-transformers; never with a model's code."""
-    from runoff.embedder import Embedder
     from runoff.evaluate.mteb_models import TextEncoder, registered_prompts
 
-    model = Embedder(
-        name,
-        device=options.device,
-        local_files_only=options.local_files_only,
-        precision=options.precision,
-        threads=options.threads,
-    )
+    model = load_embedder(options, name, options.precision)
     own = {kind: text for kind in ("query", "document") if (text := model.prompts.get(kind))}
     prompts = own or registered_prompts(name)
     model.prompts |= prompts
@@ -264,11 +260,8 @@ def _reranker(name: str, options: argparse.Namespace) -> PairScorer:
 def _called(given: Sequence[str], role: Literal["embedder", "reranker"]) -> dict[str, str]:
     """Name on the command line -> ORG/NAME in mteb's files: of folders as much of the path as tells them apart."""
     from runoff.checkpoint.hub import BUNDLED, hub_id
-    from runoff.data.folders import names_apart
 
-    local = [name for name in given if Path(name).expanduser().is_dir()]
-    apart = dict(zip(local, names_apart([Path(name).expanduser() for name in local]), strict=True))
-    called = {}
+    apart, called = folders_apart(given), {}
     for name in given:
         if name in apart:
             called[name] = f"local/{apart[name]}"

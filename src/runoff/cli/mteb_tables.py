@@ -20,37 +20,32 @@ ENGINES = {
 }
 
 
-def lines_of(cells: Sequence[Cell]) -> list[Line]:
-    """A line of figures for each cell; a reranker's with its difference from the first stage and the 95 % interval."""
+def line_of(cell: Cell, stage: Cell) -> Line:
+    """The line of figures of a cell; a reranker's with its difference from its first `stage` and the 95 % interval."""
     from runoff.evaluate.measures import difference
 
-    first = {(cell.task, cell.model): cell for cell in cells if cell.first_stage is None}
-    lines = []
-    for cell in cells:
-        stage = first[cell.task, cell.first_stage or cell.model]
-        line: Line = {
-            "task": cell.task,
-            "dataset_revision": cell.dataset_revision,
-            "embedder": stage.model.name,
-            "embedder_revision": stage.model.revision,
-            "embedder_facts": stage.facts,
-            "reranker": None,
-            "queries": len(cell.ndcg),
-            "ndcg_at_10": round(cell.mean, 6),
+    line: Line = {
+        "task": cell.task,
+        "dataset_revision": cell.dataset_revision,
+        "embedder": stage.model.name,
+        "embedder_revision": stage.model.revision,
+        "embedder_facts": stage.facts,
+        "reranker": None,
+        "queries": len(cell.ndcg),
+        "ndcg_at_10": round(cell.mean, 6),
+    }
+    if cell.first_stage is not None:
+        found = difference(list(cell.ndcg.values()), [stage.ndcg[query] for query in cell.ndcg])
+        line |= {
+            "reranker": cell.model.name,
+            "reranker_revision": cell.model.revision,
+            "reranker_facts": cell.facts,
+            "depth": cell.depth,
+            "pairs": cell.pairs,
+            "minus_first": round(found.mean, 6),
+            "minus_first_95": [round(found.low, 6), round(found.high, 6)],
         }
-        if cell.first_stage is not None:
-            found = difference(list(cell.ndcg.values()), [stage.ndcg[query] for query in cell.ndcg])
-            line |= {
-                "reranker": cell.model.name,
-                "reranker_revision": cell.model.revision,
-                "reranker_facts": cell.facts,
-                "depth": cell.depth,
-                "pairs": cell.pairs,
-                "minus_first": round(found.mean, 6),
-                "minus_first_95": [round(found.low, 6), round(found.high, 6)],
-            }
-        lines.append({**line, "seconds": cell.seconds})
-    return lines
+    return {**line, "seconds": cell.seconds}
 
 
 def print_tables(terminal: Terminal, lines: Sequence[Line]) -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from runoff.contracts import FloatArray, InputError, Pair, ScoreError, TextEmbedder
 from runoff.data.shards import Place, Shards
 from runoff.distill import candidates as candidate_shards
+from runoff.text.vectors import KeptVectors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,8 +80,10 @@ class SimilarityTeacher:
 
     def __init__(self, model: TextEmbedder, kept_bytes: int = KEPT_BYTES) -> None:
         self._model = model
-        self._queries = _Vectors(lambda texts: [model.encode_query(text) for text in texts], kept_bytes // 4)
-        self._documents = _Vectors(model.encode_document, kept_bytes - kept_bytes // 4)
+        self._queries = KeptVectors(
+            lambda texts: [model.encode_query(text) for text in texts], kept_bytes // 4
+        )
+        self._documents = KeptVectors(model.encode_document, kept_bytes - kept_bytes // 4)
 
     @property
     def name(self) -> str:
@@ -91,31 +94,6 @@ class SimilarityTeacher:
         right = self._documents.of([document for _, document in pairs])
         scores: FloatArray = np.einsum("nd,nd->n", left, right, dtype=np.float32)
         return scores
-
-
-class _Vectors:
-    """Unit vectors of texts; the newest are kept, `kept_bytes` of them."""
-
-    def __init__(self, embed: Callable[[list[str]], Any], kept_bytes: int) -> None:
-        self._embed, self._kept_bytes = embed, kept_bytes
-        self._kept: dict[str, FloatArray] = {}
-
-    def of(self, texts: Sequence[str]) -> FloatArray:
-        """[N, D]."""
-        if fresh := [text for text in dict.fromkeys(texts) if text not in self._kept]:
-            self._kept.update(zip(fresh, _unit(self._embed(fresh)), strict=True))
-        found: FloatArray = np.stack([self._kept[text] for text in texts])
-        room = self._kept_bytes // max(1, found.shape[1] * found.itemsize)
-        for text in list(self._kept)[: max(0, len(self._kept) - room)]:
-            del self._kept[text]
-        return found
-
-
-def _unit(vectors: Any) -> FloatArray:
-    found = np.asarray(vectors, np.float32)
-    norms = np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12).astype(np.float32)
-    unit: FloatArray = found / norms
-    return unit
 
 
 @dataclass(frozen=True, slots=True)

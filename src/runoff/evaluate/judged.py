@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from runoff.contracts import BadRow, Document, InputError
 from runoff.data.formats import read_documents, read_queries
@@ -73,14 +74,15 @@ def read_judged(path: str | Path, split: str = "test") -> Judged:
     texts = {str(query.id): query.text for query in read_queries(path)}
     file = qrels_file(path, split)
     grades = _grades(file)
+    positive = _positive(grades, file)
     unknown = [(q, d) for q, found in grades.items() for d in found if d not in documents]
     unasked = sorted(grades.keys() - texts.keys())
     gaps = (
         *_gap("judgements of documents that the corpus lacks", [f"{d} for query {q}" for q, d in unknown]),
         *_gap("judged queries that have no text", unasked),
-        *_without_positive(grades, _positive(grades, file)),
+        *_without_positive(grades, positive),
     )
-    asked = [query for query in _positive(grades, file) if query in texts]
+    asked = [query for query in positive if query in texts]
     if not asked or len(unknown) == sum(map(len, grades.values())):
         raise InputError(
             f"{file} judges another set: of its {len(grades):,} queries {len(asked):,} have a text and a positive "
@@ -88,16 +90,17 @@ def read_judged(path: str | Path, split: str = "test") -> Judged:
             "one set?"
         )
     queries = {query: texts[query] for query in asked}
-    digest = _digest(documents, texts)
+    digest = digest_of(documents, texts)[:16]
     return Judged(path.resolve().name, documents, queries, grades, len(asked), gaps, digest)
 
 
-def _digest(*kinds: Mapping[str, str]) -> str:
+def digest_of(*parts: Mapping[str, Any]) -> str:
+    """The SHA-256 of mappings, in their order: two sets have the same one only if all of it is the same."""
     digest = hashlib.sha256()
-    for kind in kinds:
-        for id, text in kind.items():
-            digest.update(json.dumps([id, text]).encode())
-    return digest.hexdigest()[:16]
+    for part in parts:
+        for entry in part.items():
+            digest.update(json.dumps(entry).encode())
+    return digest.hexdigest()
 
 
 def _grades(file: Path) -> Qrels:

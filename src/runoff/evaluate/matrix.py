@@ -93,6 +93,10 @@ class Judgement:
         }
         return measured(self.judged.grades, ranked)
 
+    @cached_property
+    def _differences(self) -> dict[tuple[str, str, str], Difference]:
+        return {}
+
     def ranked(self, system: str) -> Run:
         """The system's own lists, best first, with its scores."""
         scores = self.systems[system].scores
@@ -104,8 +108,13 @@ class Judgement:
 
     def difference(self, system: str, base: str | None = None, figure: str = MAIN) -> Difference:
         """The system's figure minus that of `base` (None: the first stage), with its interval."""
-        ours, theirs = self.systems[system], self.systems[base or self.first]
-        return difference(ours.figures[figure], theirs.figures[figure])
+        asked = (system, base or self.first, figure)
+        if (
+            asked not in self._differences
+        ):  # 10,000 draws each, and tables in three forms ask for the same ones
+            ours, theirs = (self.systems[name].figures[figure] for name in asked[:2])
+            self._differences[asked] = difference(ours, theirs)
+        return self._differences[asked]
 
     def spearman(self, one: str, other: str) -> Figures:
         """Spearman's correlation [Q] of two systems' scores; NaN where one gives all candidates the same."""
@@ -154,8 +163,13 @@ class Judgement:
 
     def lines(self) -> list[dict[str, Any]]:
         """One line of figures for each system, for programs."""
+        shared = self.facts()
+        return [{**self._line(system), **shared} for system in self.systems.values()]
+
+    def facts(self) -> dict[str, Any]:
+        """What all lines say alike: the set, and what the first stage's lists hold."""
         found, wanted = self._positives()
-        shared = {
+        return {
             "collection": self.judged.name,
             "first_stage": self.first,
             "depth": self.depth,
@@ -168,7 +182,6 @@ class Judgement:
             "ceiling_ndcg_at_10": round(float(self.ceiling[MAIN].mean()), 4),
             "gaps": [str(gap) for gap in self.judged.gaps],
         }
-        return [{**self._line(system), **shared} for system in self.systems.values()]
 
     def _line(self, system: System) -> dict[str, Any]:
         models = [each.name for each in self.systems.values() if each.is_model_alone]

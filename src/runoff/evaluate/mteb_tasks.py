@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runoff.contracts import InputError, MissingExtraError
-from runoff.evaluate.judged import Judged
+from runoff.evaluate.judged import Judged, digest_of
 
 BENCHMARK = "MTEB(eng, v2)"
 SUBSET, SPLIT = "default", "test"
@@ -84,6 +82,9 @@ def offline_task(judged: Judged) -> Any:
     from mteb.abstasks import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
 
+    grades = {query: judged.grades[query] for query in judged.queries}
+    revision = digest_of(judged.documents, judged.queries, grades)
+
     class JudgedSet(AbsTaskRetrieval):  # type: ignore[misc] # mteb counts as untyped
         data_loaded: bool
         metadata = TaskMetadata(
@@ -93,7 +94,7 @@ def offline_task(judged: Judged) -> Any:
             main_score="ndcg_at_10",
             eval_langs=["eng-Latn"],
             eval_splits=[SPLIT],
-            dataset={"path": judged.name, "revision": _digest(judged)},
+            dataset={"path": judged.name, "revision": revision},
         )
 
         def load_data(self, num_proc: int | None = None, *, timer: Any = None, **options: Any) -> None:
@@ -118,14 +119,6 @@ def _split(judged: Judged) -> Any:
         relevant_docs={query: dict(judged.grades[query]) for query in judged.queries},
         top_ranked=None,
     )
-
-
-def _digest(judged: Judged) -> str:
-    digest = hashlib.sha256()
-    for part in (judged.documents, judged.queries, {query: judged.grades[query] for query in judged.queries}):
-        for entry in part.items():
-            digest.update(json.dumps(entry).encode())
-    return digest.hexdigest()
 
 
 def size(task: Any) -> Size:

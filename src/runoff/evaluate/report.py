@@ -152,7 +152,7 @@ def _tables(judgement: Judgement, examples: int) -> Iterator[tuple[str, tuple[Se
 
 
 def _heading(judgement: Judgement) -> str:
-    line = judgement.lines()[0]
+    line = judgement.facts()
     return (
         f"{line['queries']:,} of {line['queries_judged']:,} queries, {line['documents']:,} documents. The first "
         f"{line['depth']} candidates by {judgement.first} hold {line['positives_in_lists']:.0%} of the positives."

@@ -12,6 +12,7 @@ from runoff.contracts import FloatArray, InputError, Query, Retriever
 from runoff.data.trec import Run, read_trec_run
 from runoff.evaluate.judged import Judged
 from runoff.ranking import rank_scores
+from runoff.text.vectors import unit_vectors
 from runoff.text.words import stemmed_words
 
 DEPTH = 100
@@ -109,13 +110,6 @@ def dense_lists(
 
 def _parts(items: list[str], size: int) -> list[list[str]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def unit_vectors(found: FloatArray) -> FloatArray:
-    """Rows [N, D] of length 1; a row of zeros stays one."""
-    vectors = np.asarray(found, np.float32)
-    unit: FloatArray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return unit
 
 
 Fuse = Callable[[Sequence[Mapping[str, float]]], Mapping[str, float]]

@@ -19,6 +19,8 @@ os.environ["HF_HOME"] = _HUB_HOME
 os.environ["HF_HUB_OFFLINE"] = "1"
 # mteb makes its cache when it is imported, in the home folder if not told where.
 os.environ["MTEB_CACHE"] = os.path.join(_HUB_HOME, "mteb")
+# Triton's kernels run on a CPU when they are interpreted; read where Triton and its kernels are first imported.
+os.environ["TRITON_INTERPRET"] = "1"
 # Tests compare with sentence-transformers in fp32; those of "auto" take this away.
 os.environ["RUNOFF_PRECISION"] = "fp32"
 for _name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "HF_TOKEN"):

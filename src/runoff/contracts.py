@@ -38,7 +38,8 @@ alone, or nobody (`TruncationError`)."""
 LongDocuments = Literal["truncate", "passages"]
 """What becomes of a document too long for its pair: cut, or scored as overlapping passages (maximum)."""
 
-Precision = Literal["auto", "fp32", "bf16", "int8"]
+Precision = Literal["auto", "fp32", "bf16", "int8", "fp16", "fp8"]
+"""fp32 everywhere; bf16 on CPUs and GPUs; int8 on CPUs; fp16 and fp8 on GPUs."""
 
 
 # --- errors ------------------------------------------------------------------------------------------
@@ -125,8 +126,10 @@ class Batch:
 class Engine(Protocol):
     """Runs an encoder and its head over packed batches."""
 
-    name: str
-    precision: str
+    @property
+    def name(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
 
     def forward(self, batch: Batch) -> FloatArray:
         """Raw head outputs of each sequence, [B, L] (a reranker) or [B, D] (an embedder), fp32."""
@@ -134,9 +137,10 @@ class Engine(Protocol):
 
 
 class PackedEngine(Engine, Protocol):
-    """An engine of ours: takes batches of about `token_budget` tokens."""
+    """An engine of ours: takes batches of about `token_budget` tokens, which may shrink while it runs."""
 
-    token_budget: int
+    @property
+    def token_budget(self) -> int: ...
 
 
 @runtime_checkable

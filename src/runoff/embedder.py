@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runoff.checkpoint.config import StaticConfig
-from runoff.contracts import Encoded, FloatArray, InputError, Precision, TokenIds
+from runoff.contracts import Batch, FloatArray, InputError, Precision, TokenIds
 from runoff.engine.choose import Choice
 from runoff.engine.reference import normalized
+from runoff.engine.threads import allowed_cpus
 from runoff.legacy import CALL_NAMES, EMBEDDER_NAMES, takes_older_names
-from runoff.model import ModelOptions, NativeModel, checked_max_length, find, load_native
-from runoff.text.batching import forward_all
+from runoff.model import FoundModel, ModelOptions, NativeModel, checked_max_length, find, load_native
+from runoff.text.batching import block_of_texts, forward_chunks, progress
+from runoff.text.chunks import AHEAD_FROM, FIRST_TEXTS, Chunk, ChunkSizes, tokenized
 from runoff.text.prompts import checked_default, merged_prompts, resolve_prompt
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class Embedder:
         self,
         model_name_or_path: str | os.PathLike[str],
         *,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
         cache_folder: str | os.PathLike[str] | None = None,
@@ -61,12 +63,14 @@ class Embedder:
         truncate_dim: int | None = None,
         max_length: int | None = None,
         precision: Precision = "auto",
+        engine: str | None = None,
         threads: int | None = None,
         token_budget: int | None = None,
     ) -> None:
         options = ModelOptions(
-            device=None if device is None else str(device),
+            device=device,
             precision=precision,
+            engine=engine,
             threads=threads,
             max_length=max_length,
             revision=revision,
@@ -83,24 +87,26 @@ class Embedder:
         self._token_budget = token_budget
         found = find(model_name_or_path, "embedder", options)
         self._choice = found.choice
-        source: Any
+        source, similarity = self._load(found, options)
+        self.prompts = merged_prompts({"query": None, "document": None, **source.prompts}, prompts)
+        default = checked_default(default_prompt_name, source.default_prompt_name, self.prompts)
+        self.default_prompt_name = default
+        self.similarity_fn_name = _checked_similarity(similarity_fn_name or similarity)
+        self.truncate_dim = source.truncate_dim if truncate_dim is None else truncate_dim
+
+    def _load(self, found: FoundModel, options: ModelOptions) -> tuple[Any, str]:
+        """(what knows the prompts, the similarity that the model is made for)."""
         if found.choice.engine != "sentence-transformers":
             self._native = load_native(found, options)
             self._choice = self._native.choice
-            source = self._native.checkpoint
-            similarity, self._full_dimension = source.similarity, source.model.output_size
-        else:
-            from runoff.engine.delegated import DelegatedEmbedder
+            checkpoint = self._native.checkpoint
+            self._full_dimension = checkpoint.model.output_size
+            return checkpoint, checkpoint.similarity
+        from runoff.engine.delegated import DelegatedEmbedder
 
-            theirs = options.for_sentence_transformers()
-            source = self._delegate = DelegatedEmbedder(found.folder, found.choice, theirs)
-            similarity, self._full_dimension = source.similarity_name, source.dimension
-        self.prompts = merged_prompts({"query": None, "document": None, **source.prompts}, prompts)
-        self.default_prompt_name = checked_default(
-            default_prompt_name, source.default_prompt_name, self.prompts
-        )
-        self.similarity_fn_name = _checked_similarity(similarity_fn_name or similarity)
-        self.truncate_dim = source.truncate_dim if truncate_dim is None else truncate_dim
+        self._delegate = DelegatedEmbedder(found.folder, found.choice, options.for_sentence_transformers())
+        self._full_dimension = self._delegate.dimension
+        return self._delegate, self._delegate.similarity_name
 
     @property
     def name(self) -> str:
@@ -236,24 +242,25 @@ class Embedder:
     def _vectors(
         self, native: NativeModel, texts: list[str], prefix: str, batch_size: int | None, shows_progress: bool
     ) -> FloatArray:
-        encoder = native.checkpoint.model.encoder
-        ids = native.tokenizer.tokenize([prefix + text for text in texts])
-        if isinstance(encoder, StaticConfig):
-            ids = [row[: native.tokenizer.max_length] for row in ids]
-            if encoder.drops_unknown_token:
-                ids = [row[row != native.tokenizer.unknown_token_id] for row in ids]
-            sequences = [_bare(row) for row in ids]
-            budget = _STATIC_TOKEN_BUDGET
-        else:
-            sequences = [native.tokenizer.encode_single(row) for row in ids]
-            budget = native.engine.token_budget
-        return forward_all(
-            native.engine,
-            sequences,
-            token_budget=budget if self._token_budget is None else self._token_budget,
-            max_sequences=batch_size,
-            shows_progress=shows_progress,
-        )
+        is_static = isinstance(native.checkpoint.model.encoder, StaticConfig)
+        budget = _STATIC_TOKEN_BUDGET if is_static else native.engine.token_budget
+        budget = budget if self._token_budget is None else self._token_budget
+        sizes = ChunkSizes(FIRST_TEXTS, budget, len(allowed_cpus()))
+
+        def chunks() -> Iterator[Chunk[None]]:
+            for first, last in sizes.spans(len(texts)):
+                yield Chunk([prefix + text for text in texts[first:last]], first, None)
+
+        def blocks() -> Iterator[Batch]:
+            for _, ids in tokenized(native.tokenizer, chunks(), runs_ahead=len(texts) >= AHEAD_FROM):
+                sizes.learn(len(ids), sum(map(len, ids)))
+                yield _static_block(native, ids) if is_static else native.tokenizer.join_lone(ids).block
+
+        with progress(len(texts), shows_progress) as bar:
+            outputs = forward_chunks(
+                native.engine, blocks(), token_budget=budget, max_sequences=batch_size, advance=bar.update
+            )
+        return np.concatenate(outputs)
 
 
 def _checked_similarity(name: str) -> str:
@@ -267,9 +274,15 @@ def _is_tensor(vectors: Any) -> bool:
     return type(sample).__module__.split(".")[0] == "torch"
 
 
-def _bare(ids: TokenIds) -> Encoded:
-    """A text without special tokens: what a static table sums."""
-    return Encoded(ids, np.zeros(len(ids), np.int32))
+def _static_block(native: NativeModel, ids: list[TokenIds]) -> Batch:
+    """Texts without special tokens, cut at the limit: what a static table sums."""
+    encoder, tokenizer = native.checkpoint.model.encoder, native.tokenizer
+    assert isinstance(encoder, StaticConfig), "an encoder's texts have special tokens"
+    if tokenizer.max_length is not None:
+        ids = [row[: tokenizer.max_length] for row in ids]
+    if encoder.drops_unknown_token:
+        ids = [row[row != tokenizer.unknown_token_id] for row in ids]
+    return block_of_texts(ids)
 
 
 def _similarity(name: str, first: FloatArray, second: FloatArray) -> FloatArray:

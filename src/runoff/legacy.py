@@ -90,7 +90,7 @@ def check_device(device: str | Sequence[str] | None, own: str, name: str) -> Non
     """Raises `InputError` where a call names another device than the one that the model `name` runs on."""
     given = device if isinstance(device, (list, tuple)) else [device]
     devices = [str(item) for item in given if item is not None]
-    if any(item != own for item in devices):
+    if any(item != own for item in devices) and ",".join(devices) != own:
         raise InputError(
             f"this model runs on {own}; to run it on {', '.join(devices)}, load it there: "
             f"CrossEncoder({name!r}, device=...)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,10 @@ _HARMLESS_MODEL_OPTIONS = {"dtype", "torch_dtype", "attn_implementation"}
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """How a model is found and run; the names are sentence-transformers'."""
+    """How a model is found and run; the names are sentence-transformers'. Several devices become one name with commas
+    between, and a torch.device its own."""
 
-    device: str | None = None
+    device: str | Sequence[str] | None = None
     precision: Precision = "auto"
     threads: int | None = None
     max_length: int | None = None
@@ -41,10 +42,17 @@ class ModelOptions:
     local_files_only: bool = False
     token: bool | str | None = None
     backend: str = "torch"
+    engine: str | None = None
     trust_remote_code: bool = False
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     processor_kwargs: Mapping[str, Any] = field(default_factory=dict)
     config_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def device_name(self) -> str | None:
+        if isinstance(self.device, (list, tuple)):
+            return ",".join(str(each) for each in self.device)
+        return None if self.device is None else str(self.device)
 
     def for_sentence_transformers(self) -> dict[str, Any]:
         """The options as its constructors take them; the folder is already local."""
@@ -101,10 +109,11 @@ def find(name_or_path: str | os.PathLike[str], role: Role, options: ModelOptions
         obstacle = error
     choice = choose_engine(
         Demand(
-            device=options.device,
+            device=options.device_name,
             precision=options.precision,
             backend=options.backend,
             threads=options.threads,
+            engine=options.engine,
             obstacle=obstacle,
             is_static=checkpoint is not None and isinstance(checkpoint.model.encoder, StaticConfig),
             stored=checkpoint.quantization.precision if checkpoint and checkpoint.quantization else None,
@@ -123,7 +132,13 @@ def load_native(found: FoundModel, options: ModelOptions) -> NativeModel:
     assert checkpoint is not None, "only a checkpoint that was read is loaded here"
     weights = load_weights(checkpoint)
     engine: PackedEngine
-    if found.choice.engine == "reference":
+    if found.choice.engine == "torch":
+        from runoff.engine.torch_loading import load_torch
+
+        attention = str(options.model_kwargs.get("attn_implementation") or "auto")
+        sample = check_batch(checkpoint, tokenizer)
+        engine, choice = load_torch(checkpoint.model, weights, found.choice, attention, sample)
+    elif found.choice.engine == "reference":
         engine, choice = ReferenceEngine(checkpoint.model, weights), found.choice
     else:
         engine, choice = _load_engine(checkpoint, tokenizer, weights, found.choice)

@@ -51,9 +51,14 @@ def test_a_cpu_runs_our_own_engine_whatever_is_installed(
 @pytest.mark.parametrize(
     ("arguments", "choice"),
     [
-        ({"device": "cuda"}, ("cuda", "fp32", "it shall run on cuda")),
-        ({"device": "cuda:1", "precision": "bf16"}, ("cuda:1", "bf16", "it shall run on cuda:1")),
-        ({"device": "mps"}, ("mps", "fp32", "it shall run on mps")),
+        (
+            {"engine": "sentence-transformers"},
+            ("cpu", "fp32", "engine='sentence-transformers' was asked for"),
+        ),
+        (
+            {"engine": "sentence-transformers", "device": "cuda:1", "precision": "fp16"},
+            ("cuda:1", "fp16", "was asked for"),
+        ),
         ({"backend": "onnx"}, ("cpu", "fp32", "backend='onnx' was asked for")),
         ({"backend": "openvino"}, ("cpu", "fp32", "backend='openvino' was asked for")),
         ({"obstacle": OBSTACLE}, ("cpu", "fp32", f"Runoff's engines cannot run it: {OBSTACLE}")),
@@ -74,7 +79,6 @@ def test_what_our_engine_does_not_run_is_delegated_with_the_reason(
     ("arguments", "reason"),
     [
         ({"obstacle": OBSTACLE}, "deberta-v2"),
-        ({"device": "cuda"}, "it shall run on cuda"),
         ({"backend": "onnx"}, "backend='onnx'"),
     ],
 )
@@ -92,15 +96,28 @@ def test_without_the_extra_the_error_names_it_and_the_reason(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"precision": "fp16"}, "precision must be 'auto', 'fp32', 'bf16' or 'int8', got 'fp16'"),
-        ({"precision": "fp16", "obstacle": OBSTACLE}, "got 'fp16'"),
+        (
+            {"precision": "fp4"},
+            "precision must be 'auto', 'fp32', 'bf16', 'int8', 'fp16' or 'fp8', got 'fp4'",
+        ),
+        ({"precision": "fp4", "obstacle": OBSTACLE}, "got 'fp4'"),
+        ({"precision": "fp16"}, "precision='fp16' is for GPUs"),
+        ({"precision": "fp8"}, "precision='fp8' is for GPUs"),
+        ({"precision": "fp16", "engine": "reference"}, "precision='fp16' is not available"),
+        ({"precision": "fp8", "obstacle": OBSTACLE}, "not available through sentence-transformers"),
+        (
+            {"engine": "fast"},
+            "engine must be 'native', 'torch', 'reference' or 'sentence-transformers', got 'fast'",
+        ),
+        ({"engine": "native", "device": "cuda"}, "runs on a CPU alone"),
+        ({"engine": "torch", "stored": "int8"}, "written by runoff quantize for int8"),
         ({"backend": "jax"}, "backend must be 'torch', 'onnx' or 'openvino', got 'jax'"),
         ({"precision": "bf16", "is_static": True}, "a static table is summed in fp32"),
         ({"precision": "int8", "is_static": True}, "a static table is summed in fp32"),
         ({"precision": "fp32", "stored": "int8"}, "written by runoff quantize for int8"),
         ({"device": "cuda", "stored": "int8"}, "written by runoff quantize for int8"),
         ({"precision": "int8", "obstacle": OBSTACLE}, "not available through sentence-transformers"),
-        ({"precision": "int8", "device": "cuda"}, "not available through sentence-transformers"),
+        ({"precision": "int8", "device": "cuda"}, "precision='int8' is for the CPU engine"),
     ],
 )
 def test_what_no_engine_offers_is_refused(
@@ -116,7 +133,7 @@ def test_what_no_engine_offers_is_refused(
     [
         (BOTH, True, "cuda"),
         (BOTH, False, "cpu"),
-        (("torch",), True, "cpu"),
+        (("torch",), True, "cuda"),
         (("sentence_transformers",), True, "cpu"),
         ((), True, "cpu"),
     ],
@@ -127,8 +144,64 @@ def test_a_gpu_is_the_default_only_where_something_can_use_it(
     install(monkeypatch, *packages, has_driver=has_driver)
     assert default_device() == device
     choice = choose_engine(Demand())
-    assert (choice.engine == "sentence-transformers") == (device == "cuda")
+    assert (choice.engine == "torch") == (device == "cuda")
     assert choice == choose_engine(Demand(device))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "device", "precision", "is_on_trial"),
+    [
+        ({"device": "cuda"}, "cuda", "fp16", True),
+        ({"device": "cuda:0,cuda:1"}, "cuda:0,cuda:1", "fp16", True),
+        ({"device": "cuda:1", "precision": "bf16"}, "cuda:1", "bf16", False),
+        ({"device": "cuda", "precision": "fp8"}, "cuda", "fp8", False),
+        ({"device": "mps"}, "mps", "fp32", False),
+        ({"engine": "torch"}, "cpu", "fp32", False),
+        ({"engine": "torch", "precision": "fp16"}, "cpu", "fp16", False),
+    ],
+)
+def test_a_gpu_runs_the_packed_forward_in_pytorch(
+    arguments: dict[str, Any],
+    device: str,
+    precision: str,
+    is_on_trial: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(monkeypatch, "torch")
+    choice = choose_engine(Demand(**arguments))
+    assert (choice.engine, choice.device) == ("torch", device)
+    assert (choice.precision, choice.is_on_trial) == (precision, is_on_trial)
+
+
+def test_without_pytorch_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+    with pytest.raises(MissingExtraError, match=r"it shall run on cuda\): pip install 'runoff\[torch\]'"):
+        choose_engine(Demand("cuda"))
+
+
+def test_an_engine_may_be_set_for_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNOFF_ENGINE", "reference")
+    assert choose_engine(Demand("cpu")).engine == "reference"
+    assert choose_engine(Demand("cpu", engine="native")).engine == "native"
+
+
+def test_an_engine_that_cannot_run_the_model_is_refused_with_the_reason() -> None:
+    with pytest.raises(UnsupportedModelError, match="deberta-v2"):
+        choose_engine(Demand("cpu", engine="native", obstacle=OBSTACLE))
+
+
+def test_a_static_table_stays_on_the_cpu_whatever_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, *BOTH)
+    choice = choose_engine(Demand("cuda", is_static=True))
+    assert (choice.engine, choice.device) == ("reference", "cpu")
+
+
+def test_a_quantized_checkpoint_stays_on_the_cpu_where_a_gpu_is_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(monkeypatch, *BOTH, has_driver=True)
+    choice = choose_engine(Demand(stored="int8"))
+    assert (choice.engine, choice.device) == ("native", "cpu")
 
 
 def test_a_cpu_build_of_torch_is_not_sent_to_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

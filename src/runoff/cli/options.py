@@ -113,12 +113,17 @@ def add_model_options(
 def add_run_options(group: Group) -> None:
     """How a model is found and run."""
     add_hub_options(group)
-    group.add_argument("--device", help="cpu, or cuda with the torch extra (default: what is there)")
+    group.add_argument(
+        "--device",
+        help="cpu; with the torch extra also cuda, cuda:1, several (cuda:0,cuda:1), all (cuda:*), mps "
+        "(default: what is there)",
+    )
     group.add_argument(
         "--precision",
-        choices=("auto", "fp32", "bf16", "int8"),
+        choices=("auto", "fp32", "bf16", "int8", "fp16", "fp8"),
         default="auto",
-        help="of the arithmetic; `runoff info` says what auto means here (default: %(default)s)",
+        help="of the arithmetic: int8 on a CPU alone, fp16 and fp8 on a GPU alone; `runoff info` says what auto means "
+        "here (default: %(default)s)",
     )
     add_threads_option(group)
     group.add_argument(

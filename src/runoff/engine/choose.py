@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,7 +13,7 @@ from runoff.contracts import InputError, MissingExtraError, Precision, Unsupport
 from runoff.engine.native import kernels, kind_of, native_module
 from runoff.engine.threads import thread_count
 
-EngineName = Literal["native", "reference", "sentence-transformers"]
+EngineName = Literal["native", "torch", "reference", "sentence-transformers"]
 
 NOT_BUILT = (
     "the native engine was not built (no C++17 compiler at installation): install one, such as the package g++, "
@@ -24,8 +25,9 @@ NOT_BUILT = (
 class Choice:
     """Which engine runs a model, where, in which precision, and why.
 
-    Of the native engine also its instruction set and threads. With `is_on_trial`, int8 stays only if its
-    self-check passes when the model is loaded; bf16 takes its place otherwise.
+    Of the native engine also its instruction set and threads. With `is_on_trial` the precision stays only if it
+    passes when the model is loaded: int8 its self-check, fp16 on a GPU a run without overflow; bf16 takes the place
+    of either.
     """
 
     engine: EngineName
@@ -49,6 +51,7 @@ class Demand:
     precision: Precision = "auto"
     backend: str = "torch"
     threads: int | None = None
+    engine: str | None = None
     obstacle: UnsupportedModelError | None = None
     is_static: bool = False
     stored: str | None = None
@@ -62,27 +65,81 @@ def choose_engine(demand: Demand) -> Choice:
     """
     precision = demand.precision
     if precision not in get_args(Precision):
-        raise InputError(f"precision must be 'auto', 'fp32', 'bf16' or 'int8', got {precision!r}")
-    device = demand.device or default_device()
-    device = "cpu" if device.startswith("cpu:") else device
+        raise InputError(f"precision must be {_either(get_args(Precision))}, got {precision!r}")
+    engine = demand.engine or os.environ.get("RUNOFF_ENGINE") or None
+    if engine is not None and engine not in get_args(EngineName):
+        raise InputError(f"engine must be {_either(get_args(EngineName))}, got {engine!r}")
+    device = _normal(demand.device or (default_device() if engine != "native" else "cpu"))
     if demand.obstacle is not None:
+        if engine not in (None, "sentence-transformers"):
+            raise UnsupportedModelError(f"engine={engine!r} cannot run this model: {demand.obstacle}")
         return _delegate(device, precision, f"Runoff's engines cannot run it: {demand.obstacle}")
     if demand.backend not in ("torch", "onnx", "openvino"):
         raise InputError(f"backend must be 'torch', 'onnx' or 'openvino', got {demand.backend!r}")
     if demand.stored is not None:
-        return _prepacked(device, demand)
+        return _prepacked(demand, engine)
     if demand.backend != "torch":
         return _delegate(device, precision, f"backend={demand.backend!r} was asked for")
-    if device != "cpu":
-        return _delegate(device, precision, f"it shall run on {device}")
+    if engine == "sentence-transformers":
+        return _delegate(device, precision, "engine='sentence-transformers' was asked for")
     if demand.is_static:
         _refuse_lower(precision, "a static table is summed in fp32")
         return Choice("reference", "cpu", "fp32", "a static table: its rows are summed in numpy")
+    if engine == "torch" or (engine is None and device != "cpu"):
+        return _torch(device, precision, "it was asked for" if engine else f"it shall run on {device}")
+    return _on_cpu(device, demand, engine)
+
+
+def _on_cpu(device: str, demand: Demand, engine: str | None) -> Choice:
+    """The native engine, or numpy's where that was asked for or the native one is not there."""
+    if device != "cpu":
+        raise InputError(f"engine={engine!r} runs on a CPU alone; for device={device!r} choose 'torch'")
     isa = os.environ.get("RUNOFF_ISA", "")
-    if obstacle := _native_obstacle(isa):
-        _refuse_lower(precision, obstacle)
+    obstacle = "engine='reference' was asked for" if engine == "reference" else _native_obstacle(isa)
+    if obstacle:
+        if engine == "native":
+            raise UnsupportedModelError(f"engine='native' cannot run here: {obstacle}")
+        _refuse_lower(demand.precision, obstacle)
         return Choice("reference", "cpu", "fp32", f"packed numpy forward: {obstacle}")
-    return _native(precision, isa, demand.threads)
+    if demand.precision in ("fp16", "fp8"):
+        raise InputError(
+            f"precision={demand.precision!r} is for GPUs; on a CPU choose 'auto', 'fp32', 'bf16' or 'int8'"
+        )
+    return _native(demand.precision, isa, demand.threads)
+
+
+def _either(names: Sequence[str]) -> str:
+    quoted = [repr(name) for name in names]
+    return f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+
+
+def _normal(device: str) -> str:
+    """One name for each device: "cpu:0" is the CPU."""
+    return "cpu" if device.startswith("cpu:") else device
+
+
+def _torch(device: str, precision: str, why: str) -> Choice:
+    """The packed forward in PyTorch. What the card and the model allow is seen when it is loaded."""
+    if not is_installed("torch"):
+        raise MissingExtraError(
+            f"the GPU engine needs PyTorch, which is not installed ({why}): pip install 'runoff[torch]'"
+        )
+    if precision == "int8":
+        raise InputError(
+            "precision='int8' is for the CPU engine; on a GPU choose 'auto', 'bf16', 'fp16', 'fp8' or 'fp32'"
+        )
+    reason = f"packed forward in PyTorch, since {why}"
+    if precision != "auto":
+        return Choice("torch", device, precision, f"{reason}; {precision} was asked for")
+    if device.startswith("cuda"):
+        return Choice(
+            "torch",
+            device,
+            "fp16",
+            f"{reason}; fp16, eight times finer than bf16 and as fast",
+            is_on_trial=True,
+        )
+    return Choice("torch", device, "fp32", f"{reason}; fp32 is what is known to be right there")
 
 
 def _native_obstacle(isa: str) -> str | None:
@@ -96,7 +153,7 @@ def _native(precision: str, isa: str, threads: int | None) -> Choice:
     has = kernels(isa)
     name, where = str(has["name"]), f"{has['name']} kernels" + (" (RUNOFF_ISA)" if isa else "")
     setting = os.environ.get("RUNOFF_PRECISION", "auto") if precision == "auto" else precision
-    if setting not in get_args(Precision):
+    if setting not in ("auto", "fp32", "bf16", "int8"):
         raise InputError(f"RUNOFF_PRECISION must be auto, fp32, bf16 or int8, got {setting!r}")
     count = thread_count(threads)
     if setting != "auto":
@@ -121,13 +178,14 @@ def _how(precision: str, isa: str) -> str:
     return ", in fp32, which is as fast here and more exact"
 
 
-def _prepacked(device: str, demand: Demand) -> Choice:
+def _prepacked(demand: Demand, engine: str | None) -> Choice:
     """A checkpoint whose weights are packed already runs in its own precision, on the native engine alone."""
-    stored = str(demand.stored)
-    if demand.precision not in ("auto", stored) or device != "cpu" or demand.backend != "torch":
+    stored, device = str(demand.stored), _normal(demand.device or "cpu")
+    is_wanted = demand.precision in ("auto", stored) and device == "cpu" and demand.backend == "torch"
+    if not is_wanted or engine not in (None, "native"):
         raise InputError(
             f"this checkpoint was written by runoff quantize for {stored} on a CPU; precision={demand.precision!r}, "
-            f"device={device!r}, backend={demand.backend!r} needs the model that it was made from"
+            f"device={device!r}, backend={demand.backend!r}, engine={engine!r} need the model that it was made from"
         )
     isa = os.environ.get("RUNOFF_ISA", "")
     if obstacle := _native_obstacle(isa):
@@ -140,17 +198,16 @@ def _prepacked(device: str, demand: Demand) -> Choice:
 
 
 def _refuse_lower(precision: str, why: str) -> None:
-    if precision in ("bf16", "int8"):
+    if precision not in ("auto", "fp32"):
         raise InputError(f"precision={precision!r} is not available: {why}; choose 'fp32' or 'auto'")
 
 
 def default_device() -> str:
-    """ "cuda" where an NVIDIA driver is loaded and what would use it is installed, else "cpu".
+    """ "cuda" where an NVIDIA driver is loaded and a torch that can use it is installed, else "cpu".
 
-    Imports nothing heavy, so it looks for the packages without loading them.
+    Imports nothing heavy, so it looks for the package without loading it.
     """
-    has_driver = os.path.exists("/dev/nvidiactl")
-    if not (has_driver and is_installed("torch") and is_installed("sentence_transformers")):
+    if not (os.path.exists("/dev/nvidiactl") and is_installed("torch")):
         return "cpu"
     # PyTorch's CPU builds say so in their version; they would refuse the device.
     return "cpu" if importlib.metadata.version("torch").endswith("+cpu") else "cuda"
@@ -167,8 +224,8 @@ def _delegate(device: str, precision: str, reason: str) -> Choice:
             f"this model goes to sentence-transformers, which is not installed ({reason}). "
             "Install the torch extra: pip install 'runoff[torch]'"
         )
-    if precision == "int8":
+    if precision in ("int8", "fp8"):
         raise InputError(
-            "precision='int8' is not available through sentence-transformers; choose 'bf16' or 'fp32'"
+            f"precision={precision!r} is not available through sentence-transformers; choose 'bf16', 'fp16' or 'fp32'"
         )
     return Choice("sentence-transformers", device, "fp32" if precision == "auto" else precision, reason)

@@ -27,7 +27,7 @@ from runoff.engine.choose import Choice
 if TYPE_CHECKING:
     import torch
 
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 class DelegatedReranker:

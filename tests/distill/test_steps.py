@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import DataCollatorWithFlattening
 
-from runoff.distill import losses, student
+from runoff.distill import attention, losses, student
 from runoff.distill.recipe import Recipe
 from runoff.distill.steps import HELD_TOKENS, Rows, Step, features, grid, laid_out, pieces, threaded_gradients
 from standin_tiny import TINY
@@ -73,6 +73,48 @@ def test_pieces_and_threads_change_neither_loss_nor_gradients(model, weights, bu
             assert torch.allclose(parameter.grad, gradient, rtol=1e-3, atol=1e-5 * largest)
     whole = sum(float(part.detach()) for part in step.losses(rows))
     assert whole == pytest.approx(expected_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("budget", [1, 40, 10_000])
+def test_a_packed_step_has_the_loss_and_gradients_of_a_padded_one(model, budget):
+    """What a GPU without the flash-attn package trains with; here its attention runs in blocks."""
+    is_bert = model[0].model.config.model_type == "bert"
+    rows = made_rows(types=is_bert)
+    padded = Step(model, {"mse": 1.0}, 10_000, pad_id=0)
+    expected_loss, expected = one_pass(padded, rows)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    usual = model[0].model.config._attn_implementation
+    model[0].model.set_attn_implementation(attention.registered_packed())
+    try:
+        assert attention.takes_packed(model[0])
+        step = Step(model, {"mse": 1.0}, budget, pad_id=0, is_packed=True)
+        loss = sum(step.losses(rows))
+        found = torch.autograd.grad(loss, trained, allow_unused=True)
+    finally:
+        model[0].model.set_attn_implementation(usual)
+    assert float(loss.detach()) == pytest.approx(expected_loss, rel=1e-5)
+    largest = max(float(gradient.abs().max()) for gradient in expected if gradient is not None)
+    for gradient, wanted in zip(found, expected, strict=True):
+        if wanted is not None:
+            assert torch.allclose(gradient, wanted, rtol=1e-3, atol=1e-5 * largest)
+
+
+def test_a_padded_batch_through_the_packed_attention_is_masked_as_usual(model):
+    """sentence-transformers' own evaluators pad what they score."""
+    pairs = [("a question", "an answer"), ("another", "a much longer answer " * 40)]
+    usual = model[0].model.config._attn_implementation
+    expected = model.predict(pairs)
+    model[0].model.set_attn_implementation(attention.registered_packed())
+    try:
+        found = model.predict(pairs)
+    finally:
+        model[0].model.set_attn_implementation(usual)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_on_a_cpu_products_are_plain_and_packing_is_for_gpus():
+    assert attention.implementation("bert", "cpu", is_half=True) == attention.BATCHED
+    assert attention.implementation("modernbert", "cpu", is_half=True) == "sdpa"
 
 
 def test_a_batch_of_usual_size_is_one_portion():

@@ -38,7 +38,7 @@ def build(folder: Path, recipe: Recipe, device: str, is_half: bool = False) -> C
     """
     family = _family(folder)
     model_kwargs = {
-        "attn_implementation": attention.implementation(family, device, is_half),
+        "attn_implementation": attention.implementation(family, device, is_half, recipe.dropout),
         "dtype": "float32",
     }
     with quiet_transformers():

@@ -206,7 +206,7 @@ def prepared(job: Job, run: Run, watching: Watching, reporting: Reporting) -> tu
     import torch
     from transformers import set_seed
 
-    from runoff.distill import student
+    from runoff.distill import attention, student
     from runoff.distill import trainer as trainers
     from runoff.distill.steps import Step
 
@@ -220,7 +220,7 @@ def prepared(job: Job, run: Run, watching: Watching, reporting: Reporting) -> tu
     arithmetic = precision(recipe, machine.device, tuple(job.about.get("machine", {}).get("flags", ())))
     model = student.build(job.backbone, recipe, machine.device, is_half=arithmetic == "bf16")
     tokenize = trainers.Tokenize(model, recipe.max_length)
-    is_packed = machine.device != "cpu" and bool(getattr(model[0], "_can_flatten_inputs", lambda: False)())
+    is_packed = attention.takes_packed(model[0])
     step = Step(model, recipe.loss, machine.piece_tokens, tokenize.pad_id, is_packed)
     watch = trainers.Watch(watching.evaluations, step, tokenize, threads) if watching.evaluations else None
     made = trainers.DistilTrainer(

@@ -104,7 +104,7 @@ class Tiled:
 
 @dataclass(frozen=True, slots=True)
 class Flash:
-    """FlashAttention 2, as PyTorch or another package has it; `call` is `_varlen`'s or `_packaged`'s."""
+    """FlashAttention 2, as PyTorch or another package has it; `call` is `varlen` or `_packaged`'s."""
 
     kernels: Kernels
     call: Any
@@ -155,23 +155,17 @@ def _first_in_window(
     return F.scaled_dot_product_attention(query[:, :, None], key, value, attn_mask=mask)[:, :, 0]
 
 
-def _varlen(query: Any, key: Any, value: Any, ends: Any, longest: Any, window: int | None) -> Any:
+def varlen(
+    query: Any, key: Any, value: Any, ends: Any, longest: Any, window: int | None, scale: float | None = None
+) -> Any:
     """`torch.nn.attention.varlen.varlen_attn` where it knows windows (PyTorch 2.13), else the operator under it."""
     sides = (-1, -1) if window is None else (window, window)
     if attend := _public_varlen():
-        return attend(query, key, value, *ends, *longest, window_size=sides)
+        return attend(query, key, value, *ends, *longest, window_size=sides, scale=scale)
     return torch.ops.aten._flash_attention_forward(
-        query,
-        key,
-        value,
-        *ends,
-        *longest,
-        0.0,
-        False,
-        False,
-        window_size_left=sides[0],
-        window_size_right=sides[1],
-    )[0]
+        query, key, value, *ends, *longest, 0.0, False, False, scale=scale,
+        window_size_left=sides[0], window_size_right=sides[1],
+    )[0]  # fmt: skip
 
 
 @functools.cache
@@ -217,22 +211,26 @@ def attention_for(
     """
     if name not in NAMES:
         raise InputError(f"attn_implementation must be one of {', '.join(NAMES)}; got {name!r}")
-    is_half = dtype in (torch.bfloat16, torch.float16)
-    is_recent = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    has_flash = is_recent and is_half and head_size % 8 == 0 and head_size <= 256
-    if name == "sdpa" or (name == "auto" and not has_flash):
+    if name == "sdpa" or (name == "auto" and not has_flash(device, dtype, head_size)):
         return Blocked(kernels)
     if name == "triton":
         _check_tiled(device, head_size)
         return Tiled()
-    if not has_flash:
+    if not has_flash(device, dtype, head_size):
         raise InputError(
             f"attn_implementation={name!r} is FlashAttention 2: bf16 or fp16, heads of 8, 16, .. 256 numbers, NVIDIA "
             f"cards from Ampere on; this is {dtype}, heads of {head_size}, {device}: choose 'sdpa'"
         )
     if name == "flash_attention_2":
         return Flash(kernels, _packaged(), name)
-    return Flash(kernels, _varlen, "varlen")
+    return Flash(kernels, varlen, "varlen")
+
+
+def has_flash(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
+    """Whether FlashAttention 2 runs there: 16 bits, heads in steps of 8 up to 256, NVIDIA cards from Ampere on."""
+    is_half = dtype in (torch.bfloat16, torch.float16)
+    is_recent = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return is_recent and is_half and head_size % 8 == 0 and head_size <= 256
 
 
 def _check_tiled(device: torch.device, head_size: int) -> None:

@@ -29,6 +29,10 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # One process a core, one thread each: two thread pools on the same cores wait for each other.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
+# Races keep their checkpoints and exports here; those of other engines' environments that there are take part.
+RACE := $(BIN)/runoff race --cache build/bench
+PUBLISHED := $(RACE) --device cpu --out benchmarks/results --name race_cpu
+
 # The builds of the native engine that are only tested, in folders of their own.
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DRUNOFF_SELFTEST=ON
 ASAN := build/native-asan
@@ -37,11 +41,11 @@ AARCH64 := build/native-aarch64
 AARCH64_CXX ?= aarch64-linux-gnu-g++
 QEMU_AARCH64 ?= $(firstword $(shell command -v qemu-aarch64-static qemu-aarch64))
 
-.PHONY: help setup demo test check check-native check-aarch64 format bench docs native lock clean
+.PHONY: help setup demo test check check-native check-aarch64 format bench race docs native lock clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  Variables: PYTHON=$(PYTHON) (3.11 or newer), ARGS='...' for demo, test and bench, TORCH=$(TORCH)"
+	@echo "  Variables: PYTHON=$(PYTHON) (3.11 or newer), ARGS='...' for demo, test, bench and race, TORCH=$(TORCH)"
 
 setup: $(FULL) ## install Runoff, its extras and the test tools into .venv (2 GB, 2 to 3 minutes)
 
@@ -95,7 +99,15 @@ format: $(FULL) ## rewrite the sources in the one format, with the safe lint fix
 	@$(BIN)/ruff format .
 
 bench: $(FULL) $(DEMO_DOCUMENTS) ## run the quick form of every benchmark; the figures go to benchmarks/results
+	@$(RACE) --quick --out build/bench/quick
+	@$(RACE) --quick --latency --out build/bench/quick
+	@$(RACE) --quick --growth length --out build/bench/quick
 	@for script in $(filter-out benchmarks/peer_%,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" --quick $(ARGS); done
+
+race: $(FULL) ## measure the published CPU tables anew, hours on two cores; goes on where it was interrupted
+	@$(PUBLISHED) $(ARGS)
+	@$(PUBLISHED) --latency $(ARGS)
+	@for along in length documents threads; do $(PUBLISHED) --growth $$along $(ARGS); done
 
 docs: $(FULL) ## check the documentation: links, Python snippets, the tree of files
 	@$(BIN)/pytest -q tests/test_docs.py tests/test_architecture.py
@@ -110,7 +122,7 @@ lock: ## write constraints.txt anew from the newest releases, in a scratch envir
 	@build/lock/bin/python -m pip install -qq $(INDEX) '$(TORCH)'
 	@build/lock/bin/python -m pip install -qq --group build
 	@build/lock/bin/python -m pip install -qq --no-build-isolation --group lint --group test \
-	    -e '.[cli,search,files,torch,train,ray,eval]'
+	    -e '.[cli,search,files,torch,train,ray,eval,serve]'
 	@{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze --all --exclude-editable \
 	    | sed '/^torch==/s/+.*//' | sort -f; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -r build/lock
@@ -144,8 +156,8 @@ $(FULL): $(LIGHT)
 	  echo "       For the small build stop here and give the address of PyTorch's CPU wheels (its Get Started"; \
 	  echo "       page names it): make setup TORCH_INDEX=ADDRESS"; \
 	  $(INSTALL) 'torch==$(TORCH_VERSION)' $(LOGGED); }
-	@echo "setup: the extras train and ray, the test tools and the linters"
-	@$(INSTALL) --no-build-isolation --group lint --group test -e '.[train,ray]' $(LOGGED)
+	@echo "setup: the extras train, ray and serve, the test tools and the linters"
+	@$(INSTALL) --no-build-isolation --group lint --group test -e '.[train,ray,serve]' $(LOGGED)
 	@touch $@
 
 $(DEMO_DOCUMENTS): recipes/demo_collection.py | $(LIGHT)

@@ -20,23 +20,26 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peer_engines import ENGINES, Settings, UnavailableError
-from peer_pairs import CAP, MINILM, SHAPES, checkpoint, made_pairs
-from peer_process import Peer, environment_with
 from peer_record import (
+    SHAPES,
     Row,
     axes_grid,
     caption,
+    checkpoint,
     chosen,
     circumstances,
-    colour,
     for_plot,
     parser_of,
+    places,
     run,
     save,
     shown,
     table,
 )
+from runoff.bench.pairs import CAP, made_pairs
+from runoff.bench.plots import colour
+from runoff.bench.process import Peer
+from runoff.bench.specs import ENGINES, Settings, UnavailableError
 
 ENGINES_HERE = (
     "runoff-int8",
@@ -52,7 +55,7 @@ ENGINES_HERE = (
     "openvino-int8",
 )
 QUICK_ENGINES = ("runoff-int8", "runoff-bf16", "runoff-fp32", "st-fp32", "ort-int8")
-SHAPES_HERE = ("17m", "32m", MINILM)
+SHAPES_HERE = ("17m", "32m", "MiniLM-L6")
 RUNS, QUICK_RUNS = 5, 1
 PAIRS, QUICK_PAIRS = 512, 32
 PARTS = ("start", "import", "load", "first_score")
@@ -60,7 +63,7 @@ PARTS = ("start", "import", "load", "first_score")
 
 def measured(shape: str, options: argparse.Namespace) -> list[Row]:
     """The lines of one shape, one per engine."""
-    folder = checkpoint(shape, environment_with(("sentence-transformers", "torch"), options.peers).python)
+    folder = checkpoint(shape)
     names = chosen(options.engines, QUICK_ENGINES if options.quick else ENGINES_HERE, ENGINES)
     runs, count = (QUICK_RUNS, QUICK_PAIRS) if options.quick else (RUNS, PAIRS)
     pairs = made_pairs(folder, count)
@@ -96,16 +99,18 @@ def measured(shape: str, options: argparse.Namespace) -> list[Row]:
 def one_run(name: str, folder: Path, options: argparse.Namespace, pairs: list[Any], is_last: bool) -> Row:
     """A fresh process up to its first score, and on the last run through all pairs."""
     settings = Settings(options.threads, CAP)
-    with Peer(
-        name, folder, settings, isa=options.isa, peers=options.peers, is_named=bool(options.engines)
-    ) as peer:
+    with Peer(name, folder, settings, places(options), isa=options.isa) as peer:
         loaded = peer.load()
-        first = peer.score(pairs[:1])
+        peer.keep("one", pairs[:1])
+        first = peer.score("one")
         total = time.perf_counter() - peer.began
         parts = [loaded["import_seconds"], loaded["load_seconds"], first["seconds"]]
         row = {"total": total, **dict(zip(PARTS, [total - sum(parts), *parts], strict=True))}
         row |= {"loaded_mib": first["peak_mib"], "about": loaded["about"], "versions": peer.versions()}
-        return row | {"peak_mib": peer.score(pairs)["peak_mib"] if is_last else None}
+        if not is_last:
+            return row | {"peak_mib": None}
+        peer.keep("all", pairs)
+        return row | {"peak_mib": peer.score("all")["peak_mib"]}
 
 
 def median_of(values: Any, digits: int = 3) -> float | None:

@@ -1,30 +1,48 @@
-"""Result lines, tables and plots of the engine benchmarks."""
+"""What the benchmarks that race engines have in common: options, checkpoints, result lines, tables and plots.
+
+The engines, their processes, the pairs and the checkpoints with random weights are runoff.bench's; `runoff race` itself
+measures throughput, latency and growth.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import platform
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from peer_setup import PEERS, ROOT
 
-from peer_engines import BASELINE, ENGINES, Settings, UnavailableError, is_ours
-from peer_process import PEERS, ROOT, Peer, environment_with
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
+
+from runoff.bench import plots  # noqa: E402
+from runoff.bench import record as lines  # noqa: E402
+from runoff.bench.process import Places, environment_with  # noqa: E402
+from runoff.bench.random_weights import random_checkpoint  # noqa: E402
+from runoff.bench.shapes import named_shape  # noqa: E402
+from runoff.bench.specs import UnavailableError  # noqa: E402
+from runoff.cli.machine import processor  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
+BUILD = ROOT / "build" / "bench"
+SHAPES = ("17m", "32m", "68m", "150m", "MiniLM-L6")
 Row = dict[str, Any]
 
-OURS, OTHERS, BASE = "#c2410c", "#94a3b8", "#475569"
-"""Colours: Runoff, the other engines, sentence-transformers' default."""
+
+def places(options: argparse.Namespace) -> Places:
+    return Places(BUILD, options.peers)
+
+
+def checkpoint(shape: str) -> Path:
+    """The folder of a shape's checkpoint with random weights, made if it is not there."""
+    found = named_shape(shape)
+    assert found is not None, shape
+    return random_checkpoint(found, BUILD)
 
 
 # --- arguments ---------------------------------------------------------------------------------------
@@ -57,31 +75,6 @@ def chosen(given: str | None, default: Sequence[str], known: Iterable[str]) -> l
     return names
 
 
-def started(
-    names: Sequence[str], checkpoint: Path, options: argparse.Namespace, max_length: int
-) -> dict[str, Peer]:
-    """The engines of these names that run here, loaded; says why of each that does not."""
-    peers: dict[str, Peer] = {}
-    for name in names:
-        peer = None
-        try:
-            peer = Peer(
-                name,
-                checkpoint,
-                Settings(options.threads, max_length),
-                isa=options.isa,
-                peers=options.peers,
-                is_named=bool(options.engines),
-            )
-            peer.about = peer.load()["about"]
-            peers[name] = peer
-        except UnavailableError as error:
-            print(f"  left out: {ENGINES[name].label}: {error}", flush=True)
-            if peer is not None:
-                peer.close()
-    return peers
-
-
 def run(
     script: str,
     options: argparse.Namespace,
@@ -109,23 +102,9 @@ def run(
 
 def circumstances(versions: dict[str, str]) -> Row:
     """Machine, versions, command and date of a result line."""
-    from runoff.cli.machine import processor
-
     cpu = processor()
-    set_here = {name: value for name, value in os.environ.items() if name.startswith(("OPENBLAS_", "OMP_"))}
-    return {
-        "machine": {
-            "cpu": cpu.name,
-            "cores": cpu.cores,
-            "system": platform.system(),
-            "instruction_sets": list(cpu.flags),
-        },
-        "load_average": round(os.getloadavg()[0], 1),
-        "versions": {"python": platform.python_version(), **versions},
-        "command": command(),
-        "date": datetime.now(UTC).date().isoformat(),
-        **({"environment": set_here} if set_here else {}),
-    }
+    machine = {"cpu": cpu.name, "cores": cpu.cores, "system": platform.system()}
+    return lines.Circumstances(machine | {"instruction_sets": list(cpu.flags)}, command()).of(versions)
 
 
 def command() -> str:
@@ -139,23 +118,12 @@ def command() -> str:
 
 
 def rows_of(benchmark: str) -> list[Row]:
-    path = RESULTS / f"{benchmark}.jsonl"
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+    return lines.read_rows(RESULTS / f"{benchmark}.jsonl")
 
 
 def record(benchmark: str, rows: Sequence[Row]) -> None:
     """Puts lines in the place of those with the same settings and machine, or at the end; all or none."""
-    new = {_key(row) for row in rows}
-    kept = [row for row in rows_of(benchmark) if _key(row) not in new]
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{benchmark}.jsonl"
-    draft = path.with_suffix(".unfinished")
-    draft.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in [*kept, *rows]), "utf-8")
-    draft.replace(path)
-
-
-def _key(row: Row) -> str:
-    return json.dumps([row["settings"], row["machine"]], sort_keys=True)
+    lines.record(RESULTS / f"{benchmark}.jsonl", rows)
 
 
 def for_plot(benchmark: str) -> list[Row]:
@@ -169,21 +137,6 @@ def for_plot(benchmark: str) -> list[Row]:
 
 def same_machine(row: Row, other: Row) -> bool:
     return row["machine"] == other["machine"] and row["settings"].get("isa") == other["settings"].get("isa")
-
-
-# --- comparing ---------------------------------------------------------------------------------------
-
-
-def agreement(scores: Sequence[float], reference: Sequence[float] | None) -> Row:
-    """Spearman correlation with the reference's scores, and the largest difference."""
-    if reference is None:
-        return {"spearman": None, "max_difference": None}
-    mine, theirs = np.asarray(scores), np.asarray(reference)
-    ranks = [np.argsort(np.argsort(each, kind="stable")).astype(float) for each in (mine, theirs)]
-    return {
-        "spearman": round(float(np.corrcoef(*ranks)[0, 1]), 6),
-        "max_difference": float(f"{np.abs(mine - theirs).max():.3g}"),
-    }
 
 
 def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
@@ -216,25 +169,9 @@ def plot_elsewhere(script: str, peers: Path) -> None:
     subprocess.run([python, script, "--plot"], check=True)
 
 
-def colour(engine: str) -> str:
-    return OURS if is_ours(engine) else BASE if engine == BASELINE else OTHERS
-
-
 def axes_grid(columns: int, *, height: float = 4.0, width: float = 4.2) -> tuple[Any, Any]:
     """(figure, axes) in a row, drawn without a display."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "runoff"
-    matplotlib.rcParams["font.size"] = 9
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        1, columns, figsize=(width * columns, height), squeeze=False, layout="constrained"
-    )
-    for each in axes[0]:
-        each.spines[["top", "right"]].set_visible(False)
-    return figure, axes[0]
+    return plots.panels(columns, height=height, width=width, columns=columns)
 
 
 def save(figure: Any, name: str) -> None:
@@ -244,14 +181,4 @@ def save(figure: Any, name: str) -> None:
 
 
 def caption(row: Row) -> str:
-    machine = row["machine"]
-    best = next(
-        (
-            name
-            for name in ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "i8mm", "asimd")
-            if name in machine["instruction_sets"]
-        ),
-        "",
-    )
-    used = row["settings"].get("isa") or best
-    return f"{machine['cpu']}, {row['settings']['threads']} threads, {used}".rstrip(", ")
+    return plots.caption(row)

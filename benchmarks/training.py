@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from peer_pairs import CAP, checkpoint, described, made_pairs, token_counts
-from peer_record import Row, circumstances, record
+from peer_record import Row, checkpoint, circumstances, record
+from runoff.bench.pairs import CAP, described, made_pairs, token_counts
 
 SHAPES = ("17m", "32m", "MiniLM-L6")
 COLDS = 2  # steps of a turn that do not count

@@ -6,44 +6,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from race_figures import ROOT, Row, engines, full_rows, growths, lengths, machine_of, one_query, rows, table
+
 README = ROOT / "README.md"
-RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- figures: python recipes/readme_figures.py -->", "<!-- /figures -->"
 
-Row = dict[str, Any]
-
 STAGES = ("retrieve", "rerank", "total")
-TOKENS = 160  # of a document in benchmarks/latency.py
-
-
-def rows(name: str) -> list[Row]:
-    """The lines of one result file."""
-    return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def table(head: list[str], body: list[list[str]]) -> str:
-    """A Markdown table; every column but the first is numbers."""
-    rule = ["---"] + ["---:"] * (len(head) - 1)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *body])
-
-
-def machine_of(row: Row) -> str:
-    machine = row["machine"]
-    return machine if isinstance(machine, str) else f"{machine['cpu']}, {machine['cores']} cores"
-
-
-def full_rows(name: str, isa: str | None = "") -> list[Row]:
-    """The full lines of the machine measured last, by the instruction set that it would choose (None: any)."""
-    full = [row for row in rows(name) if row["settings"]["form"] == "full"]
-    full = [row for row in full if row["machine"] == full[-1]["machine"]]
-    return full if isa is None else [row for row in full if not row["settings"]["isa"]]
 
 
 def parity() -> str:
@@ -169,93 +140,6 @@ def latency() -> str:
     )
 
 
-def engines() -> str:
-    """Pairs a second of every engine on every shape, a table for each machine, the newest first."""
-    full = [
-        row for row in rows("engines") if row["settings"]["form"] == "full" and not row["settings"]["isa"]
-    ]
-    machines: dict[str, list[Row]] = {}
-    for row in reversed(full):
-        machines.setdefault(json.dumps(row["machine"], sort_keys=True), []).insert(0, row)
-    return "### Fast on a CPU: all engines\n\n" + "\n\n".join(map(engines_of, machines.values()))
-
-
-def engines_of(full: list[Row]) -> str:
-    """The table of one machine."""
-    order = ["17m", "32m", "68m", "150m", "MiniLM-L6"]
-    shapes = [shape for shape in order if any(row["settings"]["shape"] == shape for row in full)]
-    names = list(dict.fromkeys(row["settings"]["engine"] for row in full))
-    found = {(row["settings"]["engine"], row["settings"]["shape"]): row for row in full}
-    body = []
-    for name in sorted(names, key=lambda name: (not name.startswith("runoff"), name)):
-        line = [name]
-        for shape in shapes:
-            row = found.get((name, shape))
-            line.append(f"{row['pairs_a_second']:.1f} ({row['times_default']:.1f}x)" if row else "")
-        body.append(line)
-    first = full[0]
-    pairs = {shape: row["settings"]["pairs"] for (_, shape), row in found.items()}
-    counts = ", ".join(f"{pairs[shape]} of {shape}" for shape in shapes)
-    sets = ", ".join(first["machine"].get("instruction_sets", []))
-    return (
-        "Pairs a second, tokenisation included, and times sentence-transformers' "
-        f"default: pairs ({counts}) with the length mix of natural-questions "
-        f"(mean {first['mean_tokens']:.0f} tokens, median {first['median_tokens']:.0f}, at most "
-        f"{first['settings']['max_length']}), random weights, median of three passes taken in turn, on "
-        f"{machine_of(first)} ({sets}): `python benchmarks/engines.py`\n\n" + table(["engine", *shapes], body)
-    )
-
-
-def one_query() -> str:
-    """How long one query waits, what a process weighs, and how soon it answers."""
-    waits = {
-        (row["settings"]["shape"], row["settings"]["engine"]): row["documents"]
-        for row in full_rows("latency")
-    }
-    counts = list(next(iter(waits.values())))
-    body = [
-        [f"{shape}, {name}", *(f"{line[n]['p50_ms']:.0f} / {line[n]['p95_ms']:.0f}" for n in counts)]
-        for (shape, name), line in waits.items()
-    ]
-    starts = full_rows("footprint")
-    weights = [
-        [
-            f"{row['settings']['shape']}, {row['settings']['engine']}",
-            f"{row['seconds_to_first_score']:.2f}",
-            f"{row['seconds_to_first_score'] - row['parts_seconds']['start']:.2f}",
-            f"{row['loaded_mib']:.0f}",
-            f"{row['peak_mib']:.0f}",
-        ]
-        for row in starts
-    ]
-    return (
-        f"### One query, one process\n\nMilliseconds at p50 / p95 with 1, 20 or 100 documents of {TOKENS} tokens, on "
-        f"{machine_of(full_rows('latency')[0])}: `python benchmarks/latency.py`\n\n"
-        + table(["shape, engine", *(f"{n} document" + ("s" if n != "1" else "") for n in counts)], body)
-        + "\n\nSeconds from starting Python to the first score (and without Python's own start), and resident memory "
-        f"in MiB when loaded and at its highest over {starts[0]['settings']['pairs']} pairs: "
-        "`python benchmarks/footprint.py`\n\n"
-        + table(["shape, engine", "first score", "without start", "loaded", "highest"], weights)
-    )
-
-
-def lengths() -> str:
-    found = [row for row in full_rows("lengths") if row["settings"]["engine"].startswith("runoff")]
-    shown = [point["tokens"] for point in found[0]["points"]][::3]
-    body = []
-    for row in found:
-        points = {point["tokens"]: point["single_ms"] for point in row["points"]}
-        cells = [
-            f"{points[tokens]:,.0f}" if points[tokens] >= 100 else f"{points[tokens]:.3g}" for tokens in shown
-        ]
-        body.append([f"{row['settings']['shape']}, {row['settings']['engine']}", *cells, f"{row['growth']}"])
-    return (
-        "### What length costs\n\nMilliseconds for one document; growth is the time of the longest over that of an "
-        "eighth of it (8 is linear): `python benchmarks/lengths.py`\n\n"
-        + table(["shape, engine", *(f"{tokens:,} tokens" for tokens in shown), "growth"], body)
-    )
-
-
 def roofline() -> str:
     found = full_rows("roofline", isa=None)
     names = list(dict.fromkeys(name for row in found for name in row["stages"]))
@@ -322,6 +206,7 @@ def figures() -> str:
         engines(),
         one_query(),
         lengths(),
+        growths(),
         roofline(),
         precision(),
         parity(),
@@ -331,7 +216,7 @@ def figures() -> str:
         latency(),
     ]
     parts += [install_size()]
-    return f"{BEGIN}\n" + "\n\n".join(parts) + f"\n\n{END}"
+    return f"{BEGIN}\n" + "\n\n".join(part for part in parts if part) + f"\n\n{END}"
 
 
 def with_figures(readme: str) -> str:

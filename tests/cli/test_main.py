@@ -26,6 +26,7 @@ COMMANDS = (
     "score",
     "index",
     "search",
+    "serve",
     "demo",
     "distil",
     "collect",
@@ -36,6 +37,7 @@ COMMANDS = (
     "train",
     "judge",
     "pick",
+    "race",
     "calibrate",
     "publish",
     "quantize",
@@ -86,6 +88,7 @@ def test_every_command_explains_itself_with_examples(shell: Shell, command: str)
         "distil": ("--teacher", "--backbone"),
         "judge": ("--precision", "--reranker"),
         "pick": ("--precisions", "--model"),
+        "race": ("--models", "--engines"),
         "judge mteb": ("--precision", "--reranker"),
     }
     for option in ("--json", "--debug", *runs.get(command, ("--precision", "--model"))):

@@ -1,23 +1,23 @@
-"""The forms of a checkpoint that other runtimes read, made once and kept beside it in build/bench.
+"""The forms of a checkpoint that other runtimes read, each made once and kept.
 
-`python benchmarks/peer_export.py KIND CHECKPOINT FOLDER` makes one of them, in an environment that has what
-it needs (`NEEDS`). peer_process.py calls it.
+child.py makes one of them (`--export KIND CHECKPOINT FOLDER`) in an environment that has what it needs (`NEEDS`).
+`CALIBRATION` in FOLDER holds the pairs that static quantisation is calibrated on, which no race times.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 OPSET = 17
-CALIBRATION_PAIRS = 64
+CALIBRATION = "calibration.json"
+CALIBRATION_PAIRS = 320
+STATIC_PAIRS = 64  # of them, for OpenVINO used directly
 
 
 def export_onnx(checkpoint: Path, folder: Path) -> None:
@@ -36,6 +36,7 @@ def export_backbone(checkpoint: Path, folder: Path) -> None:
 def _eager_model(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
     """The model, and the features of two pairs. Eager attention leaves plain matrix products, which the runtimes
     ran a little faster than exported SDPA."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
     from sentence_transformers import CrossEncoder
 
     eager = {"attn_implementation": "eager"}
@@ -49,12 +50,12 @@ def _eager_model(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
 def _to_onnx(model: Any, features: dict[str, Any], output: str, path: Path) -> None:
     import torch
 
-    class Forward(torch.nn.Module):
+    class Forward(torch.nn.Module):  # type: ignore[misc] # torch counts as untyped
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        def forward(self, *inputs: Any) -> Any:
             return self.model(dict(zip(features, inputs, strict=True)))[output]
 
     axes = {name: {0: "batch", 1: "tokens"} for name in features}
@@ -87,17 +88,16 @@ def export_onnx_int8(_checkpoint: Path, folder: Path) -> None:
 
 
 def export_openvino_int8(checkpoint: Path, folder: Path) -> None:
-    """Static int8 of weights and activations, calibrated on pairs that the benchmarks do not time."""
+    """Static int8 of weights and activations."""
     import nncf
     import openvino
 
-    from peer_engines import Batches, Settings
-    from peer_pairs import made_pairs
+    from runoff.bench.runtimes import DEFAULT_TOKENS, Batches
 
     model = openvino.Core().read_model(folder / "model.onnx")
     names = [each.get_any_name() for each in model.inputs]
-    pairs = made_pairs(checkpoint, CALIBRATION_PAIRS, seed=99)
-    samples = [feeds for _, feeds in Batches(checkpoint, Settings()).of(pairs, names)]
+    pairs = _calibration_pairs(folder)[:STATIC_PAIRS]
+    samples = [feeds for _, feeds in Batches(checkpoint, 512).of(pairs, names, DEFAULT_TOKENS)]
     quantised = nncf.quantize(
         model, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(samples)
     )
@@ -106,6 +106,7 @@ def export_openvino_int8(checkpoint: Path, folder: Path) -> None:
 
 def export_st_onnx(checkpoint: Path, folder: Path) -> None:
     """sentence-transformers' own ONNX export, and its dynamic int8 beside it."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
     from sentence_transformers import CrossEncoder, export_dynamic_quantized_onnx_model
 
     target = folder / "st-onnx"
@@ -118,6 +119,7 @@ def export_st_onnx(checkpoint: Path, folder: Path) -> None:
 
 def export_st_openvino(checkpoint: Path, folder: Path) -> None:
     """sentence-transformers' own OpenVINO export; where it knows no ModernBERT, the backbone converted here."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
     from sentence_transformers import CrossEncoder
 
     target = folder / "st-openvino"
@@ -142,11 +144,10 @@ def _convert_backbone(source: Path, folder: Path) -> None:
     openvino.save_model(model, folder / "openvino_model.xml", compress_to_fp16=False)
 
 
-def export_st_openvino_int8(checkpoint: Path, folder: Path) -> None:
+def export_st_openvino_int8(_checkpoint: Path, folder: Path) -> None:
     """sentence-transformers' static int8 of that, calibrated on a data set that lies here."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
     from sentence_transformers import CrossEncoder, export_static_quantized_openvino_model
-
-    from peer_pairs import made_pairs
 
     target, data = folder / "st-openvino-int8", folder / "calibration"
     shutil.rmtree(target, ignore_errors=True)
@@ -154,7 +155,7 @@ def export_st_openvino_int8(checkpoint: Path, folder: Path) -> None:
     with (data / "train.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["sentence"])
-        writer.writerows([" ".join(pair)] for pair in made_pairs(checkpoint, 320, seed=99))
+        writer.writerows([" ".join(pair)] for pair in _calibration_pairs(folder))
     shutil.copytree(folder / "st-openvino", target)
     model = CrossEncoder(str(target), device="cpu", backend="openvino", local_files_only=True)
     source: dict[str, Any] = {"dataset_name": str(data), "dataset_config_name": "default"}
@@ -166,6 +167,42 @@ def export_st_openvino_int8(checkpoint: Path, folder: Path) -> None:
         made.with_suffix(suffix).replace(target / "openvino" / f"openvino_model{suffix}")
 
 
+def _calibration_pairs(folder: Path) -> list[tuple[str, str]]:
+    return [(query, document) for query, document in json.loads((folder / CALIBRATION).read_text("utf-8"))]
+
+
+# --- random weights of kinds that numpy does not write -------------------------------------------------
+
+
+def export_random_classifier(checkpoint: Path, _folder: Path) -> None:
+    """Adds transformers' own random weights to a folder that has config.json and a tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(str(checkpoint)))
+    model.save_pretrained(str(checkpoint))
+
+
+def export_random_causal(checkpoint: Path, folder: Path) -> None:
+    """The same of a causal model, whose score is the difference of two tokens' logits."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import torch
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.cross_encoder.modules import LogitScore
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    body = folder / "causal"
+    shutil.copytree(checkpoint, body)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(body))).save_pretrained(str(body))
+    encoder = Transformer(str(body), transformer_task="text-generation")
+    modules = [encoder, LogitScore(true_token_id=300, false_token_id=301)]
+    CrossEncoder(modules=modules, device="cpu").save_pretrained(str(checkpoint), create_model_card=False)
+    shutil.rmtree(body)
+
+
 def has_vnni() -> bool:
     """Whether this processor multiplies u8 by s8 without saturating (VNNI, or any ARM)."""
     try:
@@ -175,7 +212,7 @@ def has_vnni() -> bool:
     return "avx2" not in flags or "vnni" in flags
 
 
-EXPORTS: dict[str, Callable[[Path, Path], None]] = {
+EXPORTS: Mapping[str, Callable[[Path, Path], None]] = {
     "onnx": export_onnx,
     "backbone": export_backbone,
     "onnx-int8": export_onnx_int8,
@@ -183,8 +220,10 @@ EXPORTS: dict[str, Callable[[Path, Path], None]] = {
     "st-onnx": export_st_onnx,
     "st-openvino": export_st_openvino,
     "st-openvino-int8": export_st_openvino_int8,
+    "random-classifier": export_random_classifier,
+    "random-causal": export_random_causal,
 }
-NEEDS = {
+NEEDS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("sentence-transformers", "onnx"),
     "backbone": ("sentence-transformers", "onnx"),
     "onnx-int8": ("onnxruntime", "onnx"),
@@ -192,8 +231,6 @@ NEEDS = {
     "st-onnx": ("sentence-transformers", "optimum-onnx", "onnxruntime"),
     "st-openvino": ("sentence-transformers", "optimum-intel", "openvino"),
     "st-openvino-int8": ("sentence-transformers", "optimum-intel", "openvino", "nncf", "datasets"),
+    "random-classifier": ("transformers", "torch"),
+    "random-causal": ("sentence-transformers", "transformers", "torch"),
 }
-
-
-if __name__ == "__main__" and sys.argv[1:2] and sys.argv[1] in EXPORTS:
-    EXPORTS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))

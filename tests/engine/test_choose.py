@@ -209,6 +209,13 @@ def test_a_cpu_build_of_torch_is_not_sent_to_the_gpu(monkeypatch: pytest.MonkeyP
     assert default_device() == "cpu"
 
 
+@pytest.mark.parametrize(("visible", "device"), [("", "cpu"), ("-1", "cpu"), ("0", "cuda"), ("1,2", "cuda")])
+def test_hidden_cards_are_not_chosen(visible: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, *BOTH, has_driver=True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert default_device() == device
+
+
 def test_the_number_of_the_cpu_changes_nothing() -> None:
     assert choose_engine(Demand("cpu:0")) == choose_engine(Demand("cpu"))
 

@@ -364,3 +364,9 @@ def test_several_devices_are_one_name(ettin: Path) -> None:
 
 def test_the_device_is_torchs_own_word() -> None:
     assert checked_device("cpu") == torch.device("cpu")
+
+
+def test_a_guarded_engine_has_as_much_under_way_as_the_one_it_guards(ettin: Path) -> None:
+    replicas = Replicas([engine_of(ettin), engine_of(ettin)])
+    assert replicas.in_flight == 8
+    assert Guarded(replicas, lambda: replicas).in_flight == 8

@@ -203,11 +203,13 @@ def _refuse_lower(precision: str, why: str) -> None:
 
 
 def default_device() -> str:
-    """ "cuda" where an NVIDIA driver is loaded and a torch that can use it is installed, else "cpu".
+    """ "cuda" where an NVIDIA driver is loaded, its cards are not hidden (CUDA_VISIBLE_DEVICES of nothing or -1) and
+    a torch that can use them is installed, else "cpu".
 
     Imports nothing heavy, so it looks for the package without loading it.
     """
-    if not (os.path.exists("/dev/nvidiactl") and is_installed("torch")):
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    if is_hidden or not (os.path.exists("/dev/nvidiactl") and is_installed("torch")):
         return "cpu"
     # PyTorch's CPU builds say so in their version; they would refuse the device.
     return "cpu" if importlib.metadata.version("torch").endswith("+cpu") else "cuda"

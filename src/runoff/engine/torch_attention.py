@@ -158,9 +158,10 @@ def _first_in_window(
 def varlen(
     query: Any, key: Any, value: Any, ends: Any, longest: Any, window: int | None, scale: float | None = None
 ) -> Any:
-    """`torch.nn.attention.varlen.varlen_attn` where it knows windows (PyTorch 2.13), else the operator under it."""
+    """`torch.nn.attention.varlen.varlen_attn` where it knows windows (since PyTorch 2.11), else the operator under it;
+    also without gradients, where the former would fill a tensor of random states for each layer."""
     sides = (-1, -1) if window is None else (window, window)
-    if attend := _public_varlen():
+    if torch.is_grad_enabled() and (attend := _public_varlen()):
         return attend(query, key, value, *ends, *longest, window_size=sides, scale=scale)
     return torch.ops.aten._flash_attention_forward(
         query, key, value, *ends, *longest, 0.0, False, False, scale=scale,
@@ -229,8 +230,10 @@ def attention_for(
 def has_flash(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
     """Whether FlashAttention 2 runs there: 16 bits, heads in steps of 8 up to 256, NVIDIA cards from Ampere on."""
     is_half = dtype in (torch.bfloat16, torch.float16)
-    is_recent = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    return is_recent and is_half and head_size % 8 == 0 and head_size <= 256
+    if device.type != "cuda" or not is_half or head_size % 8 or head_size > 256:
+        return False
+    is_built = bool(torch.backends.cuda.is_flash_attention_available())
+    return is_built and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _check_tiled(device: torch.device, head_size: int) -> None:

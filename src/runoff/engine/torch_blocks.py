@@ -43,11 +43,11 @@ class Blocked:
             else:
                 mask = _mask(width, window, block, qkv.device)
                 mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-            mixed = mixed.transpose(1, 2)
-            if block.is_token is None:
-                out[block.rows] = mixed
+            mixed, rows = mixed.transpose(1, 2).flatten(0, 1), block.rows.flatten()
+            if block.places is None:
+                out[rows] = mixed
             else:
-                out[block.rows[block.is_token]] = mixed[block.is_token]
+                out[rows[block.places]] = mixed[block.places]
         return out
 
     def first(
@@ -90,11 +90,17 @@ def _blocks_of(offsets: npt.NDArray[np.int32], device: torch.device) -> list[Blo
         steps = np.arange(longest)
         is_token = steps < lengths[chosen][:, None]
         rows = np.where(is_token, offsets[chosen][:, None] + steps, offsets[chosen][:, None])
-        parts = [chosen, rows] if is_token.all() else [chosen, rows, is_token]
-        tensors = [torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in parts]
-        blocks.append(Block(tensors[0], tensors[1], tensors[2] if len(tensors) == 3 else None))
+        parts = [chosen, rows] if is_token.all() else [chosen, rows, is_token, np.flatnonzero(is_token)]
+        tensors = [_sent(part, device) for part in parts]
+        blocks.append(Block(*tensors, *[None] * (4 - len(tensors))))
         start += len(chosen)
     return blocks
+
+
+def _sent(array: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    """The array on the device; on NVIDIA's from pinned memory, which is not waited for."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _mask(width: int, window: int | None, block: Block, device: torch.device) -> torch.Tensor | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +34,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
 # tokens hardly make a GPU faster, and the weights and this stay below what the published figures took.
 _ACTIVATION_BYTES = 2**30
 _LEAST_BUDGET, _MOST_BUDGET, _CPU_BUDGET = 8_192, 65_536, 4_096
+
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class TorchEngine:
     """
 
     name = "torch"
+    in_flight = 4
+    """Batches to have under way: one that runs, one copied beside it, and two that Python has made ready."""
 
     def __init__(self, model: ModelConfig, weights: Weights, settings: Settings) -> None:
         encoder = model.encoder
@@ -76,14 +81,17 @@ class TorchEngine:
             settings.attention, kernels, device, form.product_dtype, encoder.head_size
         )
         self._device, self._is_cuda = device, device.type == "cuda"
-        self._model = TorchModel(model, weights, form, kernels, self._attention)
+        self._stream = torch.cuda.Stream(device) if self._is_cuda else None
+        self._copies = torch.cuda.Stream(device) if self._is_cuda else None
+        # Weights belong to the stream that reads them: made in its order, and their memory is not another stream's
+        # before what still runs there has ended.
+        with self._on_stream():
+            self._model = TorchModel(model, weights, form, kernels, self._attention)
         self.kernels = kernels.name
         self.token_budget = token_budget(encoder) if device.type != "cpu" else _CPU_BUDGET
         self._fits: int | None = None  # tokens; known once a batch did not fit
         can_replay = self._attention.can_replay and model.pooling == ("cls",)
         self._graphs = Graphs(self._run_filled, device) if can_replay and settings.replays else None
-        self._stream = torch.cuda.Stream(device) if self._is_cuda else None
-        self._copies = torch.cuda.Stream(device) if self._is_cuda else None
         self._lock = threading.Lock()
 
     @property
@@ -109,9 +117,7 @@ class TorchEngine:
             return _Refused(f"{batch.token_count} tokens; {self._fits} fit")
         with self._lock, torch.inference_mode():
             try:
-                if self._stream is None:
-                    return self._begin(batch)
-                with torch.cuda.stream(self._stream):
+                with self._on_stream():
                     return self._begin(batch)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_memory(error):
@@ -120,6 +126,10 @@ class TorchEngine:
             # Outside the handler: there the traceback would still hold the failed forward's tensors.
             self._make_room(batch)
         return _Refused(said)
+
+    def _on_stream(self) -> AbstractContextManager[Any]:
+        """The engine's own stream, and with it its device, until the end of the block."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _begin(self, batch: Batch) -> Begun:
         longest = int(np.diff(batch.offsets).max(initial=1))
@@ -199,9 +209,7 @@ class _Refused:
 
 def _is_memory(error: Exception) -> bool:
     """Whether PyTorch says that memory ran out; on a CPU and on Apple's GPUs that is a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _MEMORY_WORDS)
 
 
 def token_budget(encoder: EncoderConfig) -> int:
@@ -217,10 +225,9 @@ def token_budget(encoder: EncoderConfig) -> int:
 
 
 def checked_device(name: str) -> torch.device:
-    """The device; `InputError` where the installed torch cannot use it."""
+    """The device with its number, whatever device a thread has chosen; `InputError` where torch cannot use it."""
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
+        device = torch.empty(1, device=torch.device(name)).device
     except (AssertionError, RuntimeError) as error:  # torch built without CUDA asserts
         said = str(error).strip().partition("\n")[0]
         raise InputError(
@@ -234,6 +241,8 @@ def _check_precision(form: Format, encoder: EncoderConfig) -> None:
     """Raises `InputError` for fp8 on a card, or in a model, that cannot have it."""
     if form.dtype is not FP8:
         return
+    if form.device.type == "mps":
+        raise InputError("precision='fp8' is for NVIDIA cards; on Apple's GPUs choose 'fp16' or 'fp32'")
     if form.device.type == "cuda" and torch.cuda.get_device_capability(form.device) < (8, 9):
         name = torch.cuda.get_device_name(form.device)
         raise InputError(

@@ -5,7 +5,9 @@ Imported only where torch is wanted.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import logging
+import threading
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +16,21 @@ import torch
 
 from runoff.engine.torch_staging import Shape
 
+logger = logging.getLogger(__name__)
+
 MOST_GRAPHS = 64
 """Recorded graphs that are kept, the least used forgotten first. They share one pool of memory, so that all of them
 take little more than the largest."""
 
+RUNS_WHEN_FULL = 8
+"""Plain runs of a shape before it takes the place of another: recording takes as long as several forwards, since it
+waits for the device and empties PyTorch's caches of memory."""
+
 Run = Callable[[torch.Tensor, Shape], torch.Tensor]
+
+# PyTorch records one graph at a time in a process: recording begins by waiting for the device, which would spoil what
+# another engine is recording there.
+_RECORDING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +44,18 @@ class Graphs:
     """`run` of staged numbers, replayed from a graph from the second time that a shape comes.
 
     The first time runs plainly, which also compiles kernels and lets the libraries choose theirs: neither can be
-    recorded. On a device without graphs a replay is `run` again over the same memory, which is what tests compare.
+    recorded. Nor can the making of a thread's own cuBLAS handle, so a thread's first run is plain as well. A device
+    that cannot record at all runs everything plainly from then on. On a device without graphs a replay is `run` again
+    over the same memory, which is what tests compare.
     """
 
     def __init__(self, run: Run, device: torch.device) -> None:
         self._run, self._device = run, device
-        self._seen: set[Shape] = set()
+        self._runs: Counter[Shape] = Counter()  # plain ones since the shape was last recorded
+        self._threads: set[int] = set()
         self._recorded: OrderedDict[Shape, _Recorded] = OrderedDict()
         self._pool: Any = None
+        self._can_record = True
 
     def __len__(self) -> int:
         return len(self._recorded)
@@ -47,23 +63,42 @@ class Graphs:
     def forget(self) -> None:
         """Drops all graphs: what they read has moved, or their memory is needed."""
         self._recorded.clear()
-        self._seen.clear()
+        self._runs.clear()
         self._pool = None
 
     def __call__(self, numbers: torch.Tensor, shape: Shape) -> torch.Tensor:
         """Outputs of `numbers`, which lie on the device; they hold until the next call."""
-        if shape not in self._recorded:
-            if shape not in self._seen:
-                self._seen.add(shape)
-                return self._run(numbers, shape)
-            self._recorded[shape] = self._record(numbers, shape)
-            if len(self._recorded) > MOST_GRAPHS:
-                self._recorded.popitem(last=False)
+        if shape not in self._recorded and not self._records(numbers, shape):
+            return self._run(numbers, shape)
         self._recorded.move_to_end(shape)
         found = self._recorded[shape]
         found.numbers.copy_(numbers)
         found.replay()
         return found.outputs
+
+    def _records(self, numbers: torch.Tensor, shape: Shape) -> bool:
+        """Whether there is a graph of this shape now. Raises `torch.OutOfMemoryError` where it did not fit."""
+        thread = threading.get_ident()
+        enough = 1 if len(self._recorded) < MOST_GRAPHS else RUNS_WHEN_FULL
+        if not self._can_record or self._runs[shape] < enough or thread not in self._threads:
+            self._runs[shape] += 1
+            self._threads.add(thread)
+            return False
+        try:
+            self._recorded[shape] = self._record(numbers, shape)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            logger.warning(
+                "forwards cannot be recorded as CUDA graphs here and are launched one by one: %s", error
+            )
+            self._can_record = False
+            self.forget()
+            return False
+        del self._runs[shape]
+        if len(self._recorded) > MOST_GRAPHS:
+            self._recorded.popitem(last=False)
+        return True
 
     def _record(self, numbers: torch.Tensor, shape: Shape) -> _Recorded:
         static = numbers.clone()
@@ -73,11 +108,14 @@ class Graphs:
         graph = torch.cuda.CUDAGraph()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         # Other threads (another engine, pinned memory of a data loader) may go on using CUDA meanwhile.
-        with torch.cuda.graph(
-            graph,
-            pool=self._pool,
-            stream=torch.cuda.current_stream(self._device),
-            capture_error_mode="thread_local",
+        with (
+            _RECORDING,
+            torch.cuda.graph(
+                graph,
+                pool=self._pool,
+                stream=torch.cuda.current_stream(self._device),
+                capture_error_mode="thread_local",
+            ),
         ):
             outputs = self._run(static, shape)
         return _Recorded(static, outputs, graph.replay)

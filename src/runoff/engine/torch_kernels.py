@@ -8,12 +8,15 @@ without). Imported only where torch is wanted.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
+
+logger = logging.getLogger(__name__)
 
 FP8 = torch.float8_e4m3fn
 FP8_GREATEST = 448.0
@@ -40,7 +43,10 @@ class Rows(NamedTuple):
     scales: torch.Tensor | None = None
 
     def at(self, rows: torch.Tensor) -> Rows:
-        return Rows(self.values[rows], None if self.scales is None else self.scales[rows])
+        if self.scales is None:
+            return Rows(self.values[rows])
+        # By their bytes: not every backend gathers numbers of fp8.
+        return Rows(self.values.view(torch.uint8)[rows].view(FP8), self.scales[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +288,22 @@ def _warps(numbers: int) -> int:
 
 
 def kernels_for(name: str, device: torch.device, dtype: torch.dtype) -> Kernels:
-    """Those of the name, "triton" or "torch"; "auto": Triton's where it is installed and compiles for the device."""
-    is_fused = device.type in ("cuda", "xpu") and importlib.util.find_spec("triton") is not None
-    return Fused(dtype) if name == "triton" or (name == "auto" and is_fused) else Eager(dtype)
+    """Those of the name, "triton" or "torch"; "auto": Triton's where it is installed and runs on the device."""
+    if name == "auto":
+        has_triton = device.type in ("cuda", "xpu") and importlib.util.find_spec("triton") is not None
+        name = "triton" if has_triton and runs_fused(device) else "torch"
+    return Fused(dtype) if name == "triton" else Eager(dtype)
+
+
+def runs_fused(device: torch.device) -> bool:
+    """Whether Triton's kernels run there; warns where they do not. Triton needs a C compiler and Python's headers (it
+    compiles a launcher in C), and no card older than Turing. What it raises where one is lacking has no common type.
+    """
+    try:
+        with torch.get_device_module(device).device(device):  # Triton launches on the thread's own device
+            Fused(torch.float32).activate(torch.zeros(1, 16, device=device), "relu", False)
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0]
+        logger.warning("Triton's kernels do not run on %s, PyTorch's own take their place: %s", device, said)
+        return False
+    return True

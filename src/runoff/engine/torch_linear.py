@@ -13,7 +13,7 @@ class Linear:
     """x W^T + b of `Rows` [T, I]: [T, O] in the weight's format, or bf16 where that is fp8.
 
     fp8 is e4m3 with dynamic scales: a row of x is divided by its greatest number over 448, a row of W likewise, and
-    the product is multiplied by both. On a card it is `torch._scaled_mm`; elsewhere the same numbers are multiplied in
+    the product is multiplied by both. On a card it is `torch._scaled_mm`; on a CPU the same numbers are multiplied in
     fp32, so that the error of fp8 can be measured on any machine.
     """
 
@@ -30,7 +30,7 @@ class Linear:
             return F.linear(rows.values, self._weight, self._bias)
         assert rows.scales is not None, "rows of an fp8 engine come with their scales"
         assert self._scales is not None, "an fp8 matrix has a scale for each output"
-        if rows.values.device.type == "cuda":
+        if rows.values.device.type != "cpu":
             product: torch.Tensor = torch._scaled_mm(
                 rows.values,
                 self._weight.t(),

@@ -81,6 +81,10 @@ class Guarded:
     def token_budget(self) -> int:
         return self._engine.token_budget
 
+    @property
+    def in_flight(self) -> int:
+        return self._engine.in_flight
+
     def forward(self, batch: Batch) -> FloatArray:
         return self.start(batch).result()
 

@@ -219,11 +219,13 @@ class TorchModel:
 
 
 def _reduced(hidden: torch.Tensor, sequences: Sequences, how: str) -> torch.Tensor:
-    lengths = sequences.offsets.diff().long()
-    # Unchecked: the check would wait for the device. Rows behind the last sequence are left out.
-    return torch.segment_reduce(
-        hidden[: int(sequences.host[-1])], how, lengths=lengths, unsafe=True, initial=0.0
-    )
+    """Sums (0 of none) or maxima of each sequence's rows; rows behind the last sequence are left out."""
+    rows, lengths = hidden[: int(sequences.host[-1])], sequences.offsets.diff().long()
+    if hidden.device.type not in ("cpu", "cuda"):  # PyTorch has it for these two
+        rows, lengths = rows.cpu(), lengths.cpu()
+    initial = 0.0 if how == "sum" else None
+    # Unchecked: the check would wait for the device.
+    return torch.segment_reduce(rows, how, lengths=lengths, unsafe=True, initial=initial).to(hidden.device)
 
 
 def _lengths(sequences: Sequences) -> torch.Tensor:
@@ -236,15 +238,10 @@ def _weighted_mean(hidden: torch.Tensor, sequences: Sequences) -> torch.Tensor:
     return _reduced(hidden * weights, sequences, "sum") / sums
 
 
-def _greatest(hidden: torch.Tensor, sequences: Sequences) -> torch.Tensor:
-    lengths = sequences.offsets.diff().long()
-    return torch.segment_reduce(hidden[: int(sequences.host[-1])], "max", lengths=lengths, unsafe=True)
-
-
 POOLS: dict[str, Callable[[torch.Tensor, Sequences], torch.Tensor]] = {
     "cls": lambda hidden, sequences: hidden[sequences.first],
     "lasttoken": lambda hidden, sequences: hidden[sequences.offsets[1:].long() - 1],
-    "max": _greatest,
+    "max": lambda hidden, sequences: _reduced(hidden, sequences, "max"),
     "mean": lambda hidden, sequences: _reduced(hidden, sequences, "sum") / _lengths(sequences),
     "mean_sqrt_len_tokens": lambda hidden, sequences: (
         _reduced(hidden, sequences, "sum") / _lengths(sequences).sqrt()

@@ -49,8 +49,8 @@ class Replicas:
 
     @property
     def in_flight(self) -> int:
-        """Batches to have under way: four for each device, as for one."""
-        return 4 * len(self._engines)
+        """Batches to have under way: for each device as many as for one."""
+        return sum(engine.in_flight for engine in self._engines)
 
     def forward(self, batch: Batch) -> FloatArray:
         return self.start(batch).result()

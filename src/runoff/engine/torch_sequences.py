@@ -16,11 +16,15 @@ registers on sm_90, without spilling (compiled, not timed)."""
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """b sequences of like length: which, their tokens' rows [b, t], and which of those are theirs (None: all)."""
+    """b sequences of like length: which, their tokens' rows [b, t], and which of those are theirs (None: all).
+
+    `places` are theirs among the b * t, made on the CPU: asking the device for them would wait for it in each layer.
+    """
 
     sequences: torch.Tensor
     rows: torch.Tensor
     is_token: torch.Tensor | None
+    places: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)

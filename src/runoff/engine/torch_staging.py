@@ -16,7 +16,12 @@ from runoff.engine.torch_attention import Attention
 from runoff.engine.torch_model import Staged
 from runoff.engine.torch_sequences import TILE, Sequences, tiles_of
 
-_LEAST_TOKENS, _LEAST_SEQUENCES, _LEAST_LONGEST = 128, 8, 64
+# FlashAttention takes 128 queries at a time, so fewer in the longest sequence are one shape.
+_LEAST_TOKENS, _LEAST_SEQUENCES, _LEAST_LONGEST = 128, 8, 128
+
+_ALIGNED = 4
+"""Numbers that each part of a staged batch begins at a multiple of: 16 bytes, since Triton compiles a kernel anew for
+pointers that are aligned to them and for those that are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +36,13 @@ class Shape:
     tiles: int
     longest: int
 
+    def parts(self, has_segments: bool) -> list[int]:
+        """Numbers of ids, positions, segments (if any), offsets and tiles, each filled up to be aligned."""
+        tokens = [self.tokens] * (3 if has_segments else 2)
+        return [-(-size // _ALIGNED) * _ALIGNED for size in (*tokens, self.sequences + 1, 2 * self.tiles)]
+
     def numbers(self, has_segments: bool) -> int:
-        return self.tokens * (3 if has_segments else 2) + self.sequences + 1 + 2 * self.tiles
+        return sum(self.parts(has_segments))
 
 
 def shape_of(batch: Batch, attention: Attention) -> Shape:
@@ -80,37 +90,28 @@ def check_ids(encoder: EncoderConfig, batch: Batch) -> None:
 
 def written(batch: Batch, shape: Shape, encoder: EncoderConfig, out: npt.NDArray[np.int32]) -> None:
     """Writes the batch to `out` [shape.numbers(...)], filled up to the shape by tokens and sequences of none."""
-    count, place = batch.token_count, 0
-
-    def put(values: npt.NDArray[np.int32], size: int, filling: int) -> None:
-        nonlocal place
+    is_bert = encoder.family == "bert"
+    parts = [
+        (batch.ids, 0),
+        (position_rows(encoder, batch) if is_bert else batch.positions, 0),
+        *([(batch.type_ids, 0)] if is_bert else []),
+        (batch.offsets, batch.token_count),
+        (tiles_of(batch.offsets).ravel() if shape.tiles else np.zeros(0, np.int32), -1),
+    ]
+    place = 0
+    for (values, filling), size in zip(parts, shape.parts(is_bert), strict=True):
         out[place : place + len(values)] = values
         out[place + len(values) : place + size] = filling
         place += size
 
-    is_bert = encoder.family == "bert"
-    put(batch.ids, shape.tokens, 0)
-    put(position_rows(encoder, batch) if is_bert else batch.positions, shape.tokens, 0)
-    if is_bert:
-        put(batch.type_ids, shape.tokens, 0)
-    put(batch.offsets, shape.sequences + 1, count)
-    if shape.tiles:
-        put(tiles_of(batch.offsets).ravel(), 2 * shape.tiles, -1)
-
 
 def read(numbers: torch.Tensor, shape: Shape, has_segments: bool, host: npt.NDArray[np.int32]) -> Staged:
     """The batch that `written` has laid out, as views of `numbers` on the device; `host` are its own offsets."""
-    sizes = [
-        shape.tokens,
-        shape.tokens,
-        *([shape.tokens] if has_segments else []),
-        shape.sequences + 1,
-        2 * shape.tiles,
-    ]
-    parts = list(numbers.split(sizes))
-    offsets = parts[-2]
+    parts = numbers.split(shape.parts(has_segments))
+    ids, positions, *segments = (part[: shape.tokens] for part in parts[:-2])
+    offsets = parts[-2][: shape.sequences + 1]
     # A sequence of filling begins behind the last token, where there may be no row.
     first = offsets[:-1].clamp_max(shape.tokens - 1).long()
-    tiles = parts[-1].view(-1, 2) if shape.tiles else None
-    sequences = Sequences(offsets, first, parts[1], tiles, shape.longest, host)
-    return Staged(parts[0], parts[1], parts[2] if has_segments else None, sequences)
+    tiles = parts[-1][: 2 * shape.tiles].view(-1, 2) if shape.tiles else None
+    sequences = Sequences(offsets, first, positions, tiles, shape.longest, host)
+    return Staged(ids, positions, segments[0] if segments else None, sequences)

@@ -5,6 +5,7 @@ addition before it read and write every number once. Imported only where a GPU r
 (TRITON_INTERPRET=1), which is how the tests run them on a CPU.
 
 Annotated for Triton, whose arguments are pointers, numbers and, in capitals, what is fixed when a kernel is compiled.
+A `count` of rows is no such thing: Triton would compile anew for 1, for multiples of 16 and for the rest.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def _store_row(x, out, scales, rows, columns, mask, stride, IS_FP8: tl.constexpr
     tl.store(out + place, x.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def norm_rows(
     hidden,
     update,
@@ -105,7 +106,7 @@ def norm_rows(
     _store_row(x, out, scales, rows, columns, mask, SIZE, IS_FP8)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def activate_rows(
     inner,
     out,

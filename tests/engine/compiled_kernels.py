@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from runoff.engine import triton_kernels
+from runoff.engine import triton_kernels, triton_products
 
 HEADS = {"HEADS": 12, "SIZE": 64, "TURNS": True}
 NORM = {"NORMS": True, "IS_FP8": False}
@@ -43,6 +43,12 @@ KERNELS: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
         {"SIZE": 1152, "BLOCK": 2048, "ROWS": 1, "ACTIVATION": 1, "IS_GATED": True, "IS_FP8": False},
         {},
     ),
+    "activated_product": (
+        "activated_product",
+        {"K": 768, "SIZE": 1152, "ACTIVATION": 1, "IS_GATED": True, "HAS_BIAS": False,
+         "BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 64, "GROUP": 8},
+        {"num_warps": 8, "num_stages": 3},
+    ),
     "rotate_rows": ("rotate_rows", {"PARTS": 24, "HALF": 32, "BLOCK": 1024}, {}),
 }  # fmt: skip
 TYPES = {
@@ -57,10 +63,13 @@ FP8_KERNELS = ("norm_rows", "activate_rows")
 def compiled(name: str, capability: int, is_fp8: bool = False) -> dict[str, int]:
     function_name, constants, options = KERNELS[name]
     constants = {**constants, "IS_FP8": True} if is_fp8 else constants
-    function = getattr(triton_kernels, function_name)
+    module = triton_products if function_name == "activated_product" else triton_kernels
+    function = getattr(module, function_name)
     types = {arg: TYPES.get(arg, "*bf16") for arg in function.arg_names if arg not in constants}
     if is_fp8:
         types["out"] = "*fp8e4nv"
+    if function_name == "activated_product":  # its weight and bias are a matrix's, not a norm's
+        types |= dict.fromkeys(("weight", "bias"), "*bf16")
     place = function.arg_names.index
     source = ASTSource(
         function,

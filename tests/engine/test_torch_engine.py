@@ -79,6 +79,13 @@ def test_every_body_gives_the_reference(
     )
 
 
+@pytest.mark.parametrize("model", ["ettin", "bert"])
+def test_a_fused_mlp_gives_the_reference(model: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(model)
+    batch = batch_of([70, 9])
+    close(engine_of(folder, fuses_mlp=True).forward(batch), reference_of(folder).forward(batch))
+
+
 def test_a_replay_gives_what_the_first_run_gave_whatever_came_between(ettin: Path) -> None:
     engine = engine_of(ettin, attention="triton")
     assert engine.graph_count == 0

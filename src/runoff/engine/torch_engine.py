@@ -40,13 +40,15 @@ _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`attention` is one of `torch_attention.NAMES`; `kernels` "auto", "triton" or "torch"; `replays`: CUDA graphs."""
+    """`attention` is one of `torch_attention.NAMES`; `kernels` "auto", "triton" or "torch"; `replays`: CUDA graphs;
+    `fuses_mlp`: the MLP's first product with its activation in one Triton kernel, off until a card has timed it."""
 
     device: str
     precision: str
     attention: str = "auto"
     kernels: str = "auto"
     replays: bool = True
+    fuses_mlp: bool = False
 
 
 class Begun(Protocol):
@@ -74,7 +76,7 @@ class TorchEngine:
         self._encoder = encoder
         self.precision = settings.precision
         device = checked_device(settings.device)
-        form = Format(device, _DTYPES[settings.precision])
+        form = Format(device, _DTYPES[settings.precision], settings.fuses_mlp)
         _check_precision(form, encoder)
         kernels = kernels_for(settings.kernels, device, form.dtype)
         self._attention = attention_for(
@@ -241,6 +243,10 @@ def _check_precision(form: Format, encoder: EncoderConfig) -> None:
     """Raises `InputError` for fp8 on a card, or in a model, that cannot have it."""
     if form.dtype is not FP8:
         return
+    if form.fuses_mlp:
+        raise InputError(
+            "fuses_mlp=True: the fused product has no fp8; choose 'bf16' or 'fp16', or leave it out"
+        )
     if form.device.type == "mps":
         raise InputError("precision='fp8' is for NVIDIA cards; on Apple's GPUs choose 'fp16' or 'fp32'")
     if form.device.type == "cuda" and torch.cuda.get_device_capability(form.device) < (8, 9):

@@ -30,10 +30,12 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """Where a model's numbers lie, what products are computed in, and what they give (bf16 for fp8)."""
+    """Where a model's numbers lie, what products are computed in, and what they give (bf16 for fp8); and whether the
+    MLP's first product and its activation are one kernel."""
 
     device: torch.device
     dtype: torch.dtype
+    fuses_mlp: bool = False
 
     @property
     def product_dtype(self) -> torch.dtype:
@@ -107,11 +109,10 @@ class TorchModel:
 
     def _pre_norm(self, batch: Staged, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
         """ModernBERT: norms come before the matrices, and the residual stream is never normed on the way."""
-        gated, activation = self._kernels.activate, self._encoder.activation
         for i, layer in enumerate(self._layers):
             hidden, update = self._mixed(i, layer, batch, hidden, rows)
             hidden, rows = self._kernels.add_norm(hidden, update, layer.mlp_norm, "sum")
-            update = layer.mlp_out(gated(layer.mlp_in(rows), activation, True))
+            update = layer.mlp_out(self._inner(layer, rows, True))
             after = self._layers[i + 1].attn_norm if i + 1 < len(self._layers) else self._final
             assert after is not None, "only layer 0 has no norm before its attention"
             keeps: Keeps = "sum" if i + 1 < len(self._layers) else "norm"
@@ -124,9 +125,16 @@ class TorchModel:
             assert layer.attn_norm is not None, "every layer of BERT has two norms"
             hidden, update = self._mixed(i, layer, batch, hidden, rows)
             hidden, rows = self._kernels.add_norm(hidden, update, layer.attn_norm, "norm")
-            inner = self._kernels.activate(layer.mlp_in(rows), self._encoder.activation, False)
-            hidden, rows = self._kernels.add_norm(hidden, layer.mlp_out(inner), layer.mlp_norm, "norm")
+            update = layer.mlp_out(self._inner(layer, rows, False))
+            hidden, rows = self._kernels.add_norm(hidden, update, layer.mlp_norm, "norm")
         return hidden
+
+    def _inner(self, layer: _Layer, rows: Rows, is_gated: bool) -> Rows:
+        """The MLP's inner layer, activated."""
+        activation = self._encoder.activation
+        if self._form.fuses_mlp:
+            return layer.mlp_in.activated(rows, activation, is_gated)
+        return self._kernels.activate(layer.mlp_in(rows), activation, is_gated)
 
     def _mixed(
         self, i: int, layer: _Layer, batch: Staged, hidden: torch.Tensor, rows: Rows

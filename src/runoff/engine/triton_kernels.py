@@ -20,7 +20,7 @@ IDENTITY, GELU, GELU_TANH, RELU, SILU = range(5)
 
 
 @triton.jit
-def _activated(x, ACTIVATION: tl.constexpr):
+def activated(x, ACTIVATION: tl.constexpr):
     if ACTIVATION == 1:
         x = 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
     elif ACTIVATION == 2:  # tanh(z) = 2 sigmoid(2z) - 1, so this is x sigmoid(2z)
@@ -125,7 +125,7 @@ def activate_rows(
     mask = (rows[:, None] < count) & (columns[None, :] < SIZE)
     stride = 2 * SIZE if IS_GATED else SIZE
     place = rows[:, None] * stride + columns[None, :]
-    x = _activated(tl.load(inner + place, mask=mask, other=0.0).to(tl.float32), ACTIVATION)
+    x = activated(tl.load(inner + place, mask=mask, other=0.0).to(tl.float32), ACTIVATION)
     if IS_GATED:
         x *= tl.load(inner + place + SIZE, mask=mask, other=0.0).to(tl.float32)
     _store_row(x, out, scales, rows, columns, mask, SIZE, IS_FP8)

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from runoff.contracts import CutReport, Encoded, FloatArray, LengthRules, TokenIds
+from runoff.contracts import Batch, CutReport, FloatArray, LengthRules, TokenIds
+from runoff.engine.threads import allowed_cpus
 from runoff.model import NativeModel
 from runoff.text.batching import forward_chunks, progress
-from runoff.text.pairs import EncodedPairs, encode_pairs
-
-# Pairs tokenised at a time. The first few are quick, so that scoring begins; later chunks are large enough for
-# the tokenizer to use all cores.
-FIRST_CHUNK = 16
-LARGEST_CHUNK = 128
+from runoff.text.chunks import AHEAD_FROM, FIRST_IDS, FIRST_TEXTS, Chunk, ChunkSizes, tokenized
+from runoff.text.pairs import EncodedPairs, NewPairs, PairEncoder, cut_report, scores_of_pairs
 
 
 def pair_outputs(
@@ -27,40 +22,33 @@ def pair_outputs(
     batch_size: int | None = None,
     shows_progress: bool = False,
 ) -> tuple[FloatArray, CutReport]:
-    """Head outputs [N, L] of at least one pair, in order, and what was cut. Raises what `encode_pairs` raises."""
-    encoded: list[EncodedPairs] = []
+    """Head outputs [N, L] of at least one pair, in order, and what was cut. Raises what `PairEncoder` raises."""
+    budget = native.engine.token_budget if token_budget is None else token_budget
+    encoder = PairEncoder(native.tokenizer, prompt, rules)
+    has_texts = isinstance(pairs[0], str) or isinstance(pairs[0][1], str)
+    sizes = ChunkSizes(FIRST_TEXTS if has_texts else FIRST_IDS, budget, len(allowed_cpus()))
+    parts: list[EncodedPairs] = []
+
+    def chunks() -> Iterator[Chunk[NewPairs]]:
+        for first, last in sizes.spans(len(pairs)):
+            new = encoder.prepare(pairs[first:last], first)
+            yield Chunk(new.texts, 0, new)
+
     with progress(len(pairs), shows_progress) as bar:
 
-        def sequences() -> Iterator[list[Encoded]]:
-            for first, last in _chunks(len(pairs)):
-                part = encode_pairs(native.tokenizer, pairs[first:last], prompt, rules, first)
+        def blocks() -> Iterator[Batch]:
+            runs_ahead = has_texts and len(pairs) >= AHEAD_FROM
+            for new, ids in tokenized(native.tokenizer, chunks(), runs_ahead=runs_ahead):
+                part = encoder.encode(new, ids)
+                parts.append(part)
                 # Long documents become several sequences, equal pairs one.
-                bar.total += len(part.sequences) - (last - first)
-                encoded.append(part)
-                yield part.sequences
+                bar.total += len(part.block) - len(part.distinct_pairs)
+                if len(part.block):
+                    tokens = max(part.block.token_count, sum(map(len, ids)))
+                    sizes.learn(len(part.distinct_pairs), tokens)
+                    yield part.block
 
         outputs = forward_chunks(
-            native.engine,
-            sequences(),
-            token_budget=native.engine.token_budget if token_budget is None else token_budget,
-            max_sequences=batch_size,
-            advance=bar.update,
+            native.engine, blocks(), token_budget=budget, max_sequences=batch_size, advance=bar.update
         )
-    scores = [part.scores_of_pairs(rows) for part, rows in zip(encoded, outputs, strict=True)]
-    return np.concatenate(scores), _total([part.cut for part in encoded])
-
-
-def _chunks(count: int) -> Iterator[tuple[int, int]]:
-    start, size = 0, FIRST_CHUNK
-    while start < count:
-        yield start, min(count, start + size)
-        start, size = start + size, min(2 * size, LARGEST_CHUNK)
-
-
-def _total(cuts: list[CutReport]) -> CutReport:
-    return CutReport(
-        sum(cut.pairs for cut in cuts),
-        sum(cut.cut_pairs for cut in cuts),
-        sum(cut.cut_tokens for cut in cuts),
-        cuts[0].max_length,
-    )
+    return scores_of_pairs(parts, outputs), cut_report(parts)

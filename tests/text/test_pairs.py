@@ -182,7 +182,7 @@ def test_a_pair_scores_as_the_best_of_its_passages_label_by_label() -> None:
     """Room for 20 tokens of the 45 gives passages 0-19, 15-34, 30-44; the other pairs fit."""
     long, short = (words(2), words(45)), (words(2), words(5))
     found = encoded([short, long, short, long], max_length=25, long_documents="passages")
-    assert found.first_sequences == [0, 1]
+    assert found.first_sequences.tolist() == [0, 1]
     assert len(found.sequences) == 4
     outputs = np.array([[9, 9], [1, 4], [3, 2], [2, 3]], np.float32)
     assert found.scores_of_pairs(outputs).tolist() == [[9, 9], [3, 4], [9, 9], [3, 4]]

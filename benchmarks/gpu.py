@@ -1,6 +1,7 @@
 """One command that says everything about Runoff's engine on a GPU: right or wrong, how fast, and what to do next.
 
     python benchmarks/gpu.py                          # the machine's GPU, all six Ettin shapes, under ten minutes
+    python benchmarks/gpu.py --shapes 400m,1b         # the two large ones in a call of their own
     python benchmarks/gpu.py --device cpu --quick     # the same path without a GPU, to see that it works
 
 In this order, each part printed and recorded as soon as it is known, so that an interrupted run has said what it had:
@@ -44,6 +45,7 @@ from runoff.bench.published import H100, THROUGHPUT  # noqa: E402
 from runoff.bench.random_weights import random_checkpoint  # noqa: E402
 from runoff.bench.shapes import named_shape  # noqa: E402
 from runoff.contracts import Batch, RunoffError  # noqa: E402
+from runoff.text.batching import packed  # noqa: E402
 
 SHAPES = ("17m", "32m", "68m", "150m", "400m", "1b")
 CAP = 512
@@ -56,21 +58,47 @@ BARS = {
     "400m": (3_100, 3_300, 4_900),
     "1b": (1_500, 1_550, 1_800),
 }
-USUAL = {"precision": "fp16", "attention": "auto", "kernels": "auto", "replays": True, "budget": None}
-VARIED: tuple[dict[str, Any], ...] = (
+USUAL = {
+    "precision": "fp16",
+    "attention": "auto",
+    "kernels": "auto",
+    "replays": True,
+    "fuses_mlp": False,
+    "budget": None,
+}
+FEW: tuple[dict[str, Any], ...] = (
     {},
     {"attention": "triton"},
+    {"attention": "triton", "fuses_mlp": True},
+    {"fuses_mlp": True},
+    {"precision": "fp8"},
+)
+"""Ways that every shape is timed in; 17m and 150m, which are bound by different things, in `ALL`."""
+ALL: tuple[dict[str, Any], ...] = (
+    *FEW,
     {"attention": "flash_attention_2"},
     {"attention": "sdpa"},
     {"kernels": "torch"},
     {"replays": False},
-    {"attention": "triton", "replays": False},
     {"precision": "bf16"},
-    {"precision": "fp8"},
+    {"budget": 8_192},
     {"budget": 16_384},
     {"budget": 32_768},
     {"budget": 131_072},
 )
+CHECKED: tuple[dict[str, Any], ...] = (
+    {"precision": "fp16"},
+    {"precision": "bf16"},
+    {"precision": "fp8"},
+    {"attention": "triton"},
+    {"fuses_mlp": True},
+    {"kernels": "torch"},
+    {"replays": False},
+)
+MEAN_TOKENS, FULL_BATCHES = (
+    148,
+    8,
+)  # a row of ready batches is at least so many full ones: a short tail would show
 Row = dict[str, Any]
 
 
@@ -191,19 +219,12 @@ def batches_of(lengths: np.ndarray, budget: int, vocabulary: int = 5_000) -> lis
     found, part, count = [], [], 0
     for length in [*-np.sort(-np.minimum(lengths, CAP)), None]:
         if length is None or count + length > budget:
-            found.append(packed(part, generator, vocabulary))
+            ids = generator.integers(5, vocabulary, count).astype(np.int32)
+            found.append(packed(ids, None, np.array(part, np.int64), np.arange(len(part))))
             part, count = [], 0
         part.append(length)
         count += length or 0
     return found
-
-
-def packed(lengths: list[int], generator: np.random.Generator, vocabulary: int) -> Batch:
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    count = int(offsets[-1])
-    positions = np.arange(count, dtype=np.int32) - np.repeat(offsets[:-1], lengths).astype(np.int32)
-    ids = generator.integers(5, vocabulary, count).astype(np.int32)
-    return Batch(ids, np.zeros(count, np.int32), positions, offsets, np.arange(len(lengths)))
 
 
 def run_all(engine: Any, batches: list[Batch]) -> np.ndarray:
@@ -225,10 +246,7 @@ def right(report: Report, folder: Path, shape: str, device: str, count: int) -> 
     batches = batches_of(lengths, 8_192)
     exact = run_all(plain, batches)
     del plain
-    ways = [{"precision": precision} for precision in ("fp32", "fp16", "bf16", "fp8")]
-    ways += [{"attention": name} for name in ("triton", "flash_attention_2", "sdpa")]
-    ways += [{"kernels": "torch"}, {"replays": False}]
-    for way in ways:
+    for way in CHECKED:
 
         def compare(way: Row = way) -> None:
             engine = engine_of(folder, device, **way)
@@ -252,13 +270,12 @@ def right(report: Report, folder: Path, shape: str, device: str, count: int) -> 
 
 def ways(report: Report, folder: Path, shape: str, options: argparse.Namespace, count: int) -> None:
     """Pairs a second of batches that lie ready."""
-    lengths = np.minimum(drawn_lengths(count), CAP)
-    flops = flops_of(folder, lengths)
-    assert flops is not None, "the FLOPs of Ettin's shapes are known"
-    for way in VARIED[:2] if options.quick else VARIED:
+    for way in FEW[:2] if options.quick else ALL if shape in ("17m", "150m") else FEW:
 
         def measure(way: Row = way) -> None:
             engine = engine_of(folder, options.device, **way)
+            full = 0 if options.quick else FULL_BATCHES * engine.token_budget // MEAN_TOKENS
+            lengths = np.minimum(drawn_lengths(max(count, full)), CAP)
             batches = batches_of(lengths, engine.token_budget)
             for _ in range(3):  # compiles, records, and fills the caches
                 run_all(engine, batches)
@@ -266,6 +283,8 @@ def ways(report: Report, folder: Path, shape: str, options: argparse.Namespace, 
             seconds = statistics.median(taken)
             name = report.about.get("card", "")
             peak = peak_tflops(name, way.get("precision", "fp16"))
+            flops = flops_of(folder, lengths)
+            assert flops is not None, "the FLOPs of Ettin's shapes are known"
             rate = flops.needed / seconds / 1e12
             report.add(
                 "ways",
@@ -273,7 +292,7 @@ def ways(report: Report, folder: Path, shape: str, options: argparse.Namespace, 
                 **way,
                 used=f"{engine.attention}/{engine.kernels}",
                 tokens=engine.token_budget,
-                pairs_a_second=count / seconds,
+                pairs_a_second=len(lengths) / seconds,
                 spread=max(taken) / min(taken) - 1,
                 tflops=rate,
                 utilisation=rate / peak if peak else None,
@@ -319,7 +338,7 @@ def whole(report: Report, folder: Path, shape: str, options: argparse.Namespace,
         rates[name] = len(pairs) / statistics.median(timed(work, device) for _ in range(3))
     report.add(
         "whole", shape=shape, pairs=len(pairs), precision=model.choice.precision, how=model.choice.reason[-40:],
-        texts_a_second=rates["texts"], stored_a_second=rates["stored"], peak_gib=peak_memory(device),
+        texts_a_second=rates["texts"], stored_a_second=rates["stored"], peak_gb=peak_memory(device),
         tokenize_a_second=len(pairs) / timed(lambda: model.tokenize([d for _, d in pairs]), "cpu"),
         **latency(model, folder, options),
     )  # fmt: skip
@@ -371,7 +390,7 @@ def others(report: Report, folder: Path, shape: str, options: argparse.Namespace
                 break
         best = max(rates, key=lambda size: rates[size])
         report.add("other", shape=shape, engine=f"sentence-transformers bf16 {kind}", batch=best,
-                   texts_a_second=rates[best], peak_gib=peak_memory(options.device))  # fmt: skip
+                   texts_a_second=rates[best], peak_gb=peak_memory(options.device))  # fmt: skip
 
 
 def reset_memory(device: str) -> None:
@@ -414,7 +433,7 @@ def table(rows: list[Row]) -> Iterator[str]:
             f"{shape:5s} {found['texts_a_second']:9.0f} {text_bar:7d} {THROUGHPUT[H100][shape]:8.0f} "
             f"{other:9.0f} {found['stored_a_second']:9.0f} {stored_bar:7d} "
             f"{best.get('pairs_a_second', float('nan')):10.0f} {best.get('tflops', float('nan')):8.1f} "
-            f"{best.get('utilisation') or float('nan'):7.1%} {found['peak_gib'] or float('nan'):5.1f} "
+            f"{best.get('utilisation') or float('nan'):7.1%} {found['peak_gb'] or float('nan'):5.1f} "
             f"{found['texts_p50_ms']:9.1f} / {found['texts_p95_ms']:.1f}"
         )
 
@@ -426,7 +445,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--shapes", default=",".join(SHAPES), help="comma-separated (default: %(default)s)")
     parser.add_argument(
-        "--minutes", type=float, default=9.0, help="start nothing new after (default: %(default)s)"
+        "--minutes", type=float, default=8.0, help="start nothing new after (default: %(default)s)"
     )
     parser.add_argument("--quick", action="store_true", help="the smallest shape, few pairs")
     parser.add_argument(

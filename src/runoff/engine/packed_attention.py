@@ -23,7 +23,8 @@ def attend_packed(
     parts: Sequence[torch.Tensor], ends: torch.Tensor, longest: int, window: int | None, scale: float
 ) -> torch.Tensor:
     """softmax(scale q k^T) v of each sequence, [T, A, D]. `parts` are q, k and v, [T, A, D] each; `ends` [B + 1]."""
-    query, key, value = parts
+    query = parts[0]
+    key, value = (part.to(query.dtype) for part in parts[1:])  # under autocast they may differ
     size = query.shape[-1]
     if has_flash(query.device, query.dtype, size):
         return varlen(query, key, value, (ends, ends), (longest, longest), window, scale)

@@ -77,7 +77,7 @@ class Tiled:
         attend_tiles[(len(sequences.tiles), heads)](
             qkv, out, sequences.offsets, sequences.tiles, cosines, sines, size**-0.5 * LOG2_E,
             HEADS=heads, SIZE=size, WINDOW=-1 if window is None else window, TURNS=rotary is not None,
-            BLOCK_M=TILE, BLOCK_N=64, num_warps=4, num_stages=2,
+            BLOCK_M=TILE, BLOCK_N=64 if size <= 64 else 32, num_warps=4, num_stages=2,
         )  # fmt: skip
         return out
 

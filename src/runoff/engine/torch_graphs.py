@@ -22,6 +22,9 @@ MOST_GRAPHS = 64
 """Recorded graphs that are kept, the least used forgotten first. They share one pool of memory, so that all of them
 take little more than the largest."""
 
+RUNS_BEFORE_ANOTHER_TRY = 64
+"""Plain runs of a shape after it could not be recorded for lack of memory."""
+
 RUNS_WHEN_FULL = 8
 """Plain runs of a shape before it takes the place of another: recording takes as long as several forwards, since it
 waits for the device and empties PyTorch's caches of memory."""
@@ -77,7 +80,7 @@ class Graphs:
         return found.outputs
 
     def _records(self, numbers: torch.Tensor, shape: Shape) -> bool:
-        """Whether there is a graph of this shape now. Raises `torch.OutOfMemoryError` where it did not fit."""
+        """Whether there is a graph of this shape now."""
         thread = threading.get_ident()
         enough = 1 if len(self._recorded) < MOST_GRAPHS else RUNS_WHEN_FULL
         if not self._can_record or self._runs[shape] < enough or thread not in self._threads:
@@ -87,7 +90,10 @@ class Graphs:
         try:
             self._recorded[shape] = self._record(numbers, shape)
         except torch.OutOfMemoryError:
-            raise
+            # A plain run needs less: graphs keep what they read and write. It is tried again much later.
+            self.forget()
+            self._runs[shape] = -RUNS_BEFORE_ANOTHER_TRY
+            return False
         except RuntimeError as error:
             logger.warning(
                 "forwards cannot be recorded as CUDA graphs here and are launched one by one: %s", error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -37,6 +38,11 @@ def ettin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return standins.build_bert_classifier(tmp_path_factory.mktemp("bert") / "small", shape=SMALL)
+
+
+@pytest.fixture(scope="module")
+def roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return standins.build_roberta_classifier(tmp_path_factory.mktemp("roberta") / "small", shape=SMALL)
 
 
 def engine_of(folder: Path, **settings: Any) -> TorchEngine:
@@ -84,6 +90,23 @@ def test_a_fused_mlp_gives_the_reference(model: str, request: pytest.FixtureRequ
     folder = request.getfixturevalue(model)
     batch = batch_of([70, 9])
     close(engine_of(folder, fuses_mlp=True).forward(batch), reference_of(folder).forward(batch))
+
+
+@pytest.mark.parametrize("mode", ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"])
+@pytest.mark.parametrize("model", ["ettin", "roberta"])
+def test_every_pooling_is_the_references_and_may_be_replayed(
+    mode: str, model: str, request: pytest.FixtureRequest
+) -> None:
+    checkpoint = read_checkpoint(request.getfixturevalue(model), "reranker")
+    shape = dataclasses.replace(checkpoint.model, pooling=(mode,), head=())
+    weights = load_weights(checkpoint)
+    engine = TorchEngine(shape, weights, Settings("cpu", "fp32", attention="triton"))
+    batch, other = batch_of([40, 9, 1]), batch_of([30, 12, 7], seed=2)
+    for each in (batch, other):
+        each.type_ids[:] = 0  # RoBERTa has no segments
+    for each in (other, batch, batch):
+        close(engine.forward(each), ReferenceEngine(shape, weights).forward(each))
+    assert engine.graph_count == 1
 
 
 def test_a_replay_gives_what_the_first_run_gave_whatever_came_between(ettin: Path) -> None:

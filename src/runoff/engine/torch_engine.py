@@ -92,8 +92,8 @@ class TorchEngine:
         self.kernels = kernels.name
         self.token_budget = token_budget(encoder) if device.type != "cpu" else _CPU_BUDGET
         self._fits: int | None = None  # tokens; known once a batch did not fit
-        can_replay = self._attention.can_replay and model.pooling == ("cls",)
-        self._graphs = Graphs(self._run_filled, device) if can_replay and settings.replays else None
+        is_replayed = self._attention.can_replay and settings.replays
+        self._graphs = Graphs(self._run_filled, device) if is_replayed else None
         self._lock = threading.Lock()
 
     @property

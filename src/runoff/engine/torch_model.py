@@ -227,13 +227,15 @@ class TorchModel:
 
 
 def _reduced(hidden: torch.Tensor, sequences: Sequences, how: str) -> torch.Tensor:
-    """Sums (0 of none) or maxima of each sequence's rows; rows behind the last sequence are left out."""
-    rows, lengths = hidden[: int(sequences.host[-1])], sequences.offsets.diff().long()
+    """Sums (0 of none) or maxima of each sequence's rows. Rows that fill a graph's batch up are one more, left out."""
+    filling = (len(hidden) - sequences.offsets[-1:]).long()
+    rows, lengths = hidden, torch.cat([sequences.offsets.diff().long(), filling])
     if hidden.device.type not in ("cpu", "cuda"):  # PyTorch has it for these two
         rows, lengths = rows.cpu(), lengths.cpu()
     initial = 0.0 if how == "sum" else None
     # Unchecked: the check would wait for the device.
-    return torch.segment_reduce(rows, how, lengths=lengths, unsafe=True, initial=initial).to(hidden.device)
+    reduced = torch.segment_reduce(rows, how, lengths=lengths, unsafe=True, initial=initial)
+    return reduced[:-1].to(hidden.device)
 
 
 def _lengths(sequences: Sequences) -> torch.Tensor:
@@ -241,7 +243,10 @@ def _lengths(sequences: Sequences) -> torch.Tensor:
 
 
 def _weighted_mean(hidden: torch.Tensor, sequences: Sequences) -> torch.Tensor:
-    weights = (sequences.positions + 1).float()[:, None]
+    """Token n of a sequence, from 1, weighs n."""
+    places = torch.arange(len(hidden), dtype=torch.int32, device=hidden.device)
+    owners = torch.searchsorted(sequences.offsets, places, right=True) - 1
+    weights = (places - sequences.offsets[owners] + 1).float()[:, None]
     sums = _reduced(weights, sequences, "sum").clamp_min(1e-9)
     return _reduced(hidden * weights, sequences, "sum") / sums
 
@@ -256,4 +261,4 @@ POOLS: dict[str, Callable[[torch.Tensor, Sequences], torch.Tensor]] = {
     ),
     "weightedmean": _weighted_mean,
 }
-"""[T, H] -> [B, H]. Only "cls" is alike for a replayed graph, which does not know the lengths it runs on."""
+"""[T, H] -> [B, H], by what lies on the device alone, so that a graph may hold them."""

@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "activation": {"contracts", "checkpoint", "engine"},
     "selfcheck": {"contracts", "checkpoint", "text", "engine"},
     "model": {"contracts", "checkpoint", "text", "engine", "selfcheck"},
-    "scoring": {"contracts", "text", "model"},
+    "scoring": {"contracts", "text", "engine", "model"},
     "quantize": {
         "contracts",
         "ranking",
@@ -66,9 +66,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "embedder": {"contracts", "checkpoint", "text", "engine", "ranking", "legacy", "model", "results"},
     "search": {"contracts", "ranking", "data"},
     "quiet": set(),
-    "distill": {"contracts", "ranking", "data", "quiet", "text"},
+    "distill": {"contracts", "ranking", "data", "quiet", "text", "engine"},
     "evaluate": {"contracts", "ranking", "data", "text"},
     "publish": {"contracts", "data", "checkpoint", "distill", "quiet", "calibration"},
+    "serve": {"__init__", "contracts", "ranking", "search", "text"},
+    "bench": {"contracts", "data", "checkpoint", "engine", "crossencoder"},
     "__init__": {"contracts", "crossencoder", "embedder", "search"},
     "__main__": {"cli"},
 }
@@ -91,14 +93,38 @@ class Guest:
 TRAINING = ("distill/attention.py", "distill/steps.py", "distill/student.py", "distill/trainer.py")
 """Made of torch through and through, and imported only inside functions (checked by what `import runoff` loads)."""
 
+GPU = tuple(
+    f"engine/{name}.py"
+    for name in (
+        "packed_attention",
+        "torch_attention",
+        "torch_blocks",
+        "torch_engine",
+        "torch_graphs",
+        "torch_kernels",
+        "torch_linear",
+        "torch_model",
+        "torch_replicas",
+        "torch_sequences",
+        "torch_staging",
+    )
+)
+"""The packed forward in PyTorch, imported only when a model is loaded for it."""
+
+SERVING = tuple(f"serve/{name}.py" for name in ("app", "protocol", "replicas", "run", "worker"))
+"""The server's HTTP, and the sockets to its workers; imported only when `runoff serve` runs."""
+
 GUESTS = (
     Guest(
         ("torch", "transformers", "sentence_transformers"),
         files=(
-            "engine/torch_engine.py",
+            *GPU,
             "engine/delegated.py",
             "quiet.py",
             "publish/export.py",
+            "bench/child.py",
+            "bench/engines.py",
+            "bench/exports.py",
             "evaluate/nanobeir.py",
             "distill/losses.py",
             "distill/plan.py",
@@ -106,17 +132,26 @@ GUESTS = (
             "distill/train.py",
             *TRAINING,
         ),
-        top_files=TRAINING,
+        top_files=(*TRAINING, *GPU),
+    ),
+    Guest(
+        ("triton", "flash_attn", "kernels"),
+        top_files=("engine/triton_kernels.py", "engine/triton_products.py"),
     ),
     Guest(("huggingface_hub",), files=("checkpoint/hub.py",)),
     Guest(
         ("requests", "httpx", "httpx2", "urllib.request", "urllib3", "http", "aiohttp", "socket", "ftplib"),
-        files=("checkpoint/hub.py", "serve/app.py"),
+        files=("checkpoint/hub.py", *SERVING),
         at_the_top=True,
     ),
+    Guest(("starlette", "uvicorn", "h11", "prometheus_client"), top_files=SERVING),
     Guest(("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"), files=()),
     Guest(("lance", "pyarrow", "pypdf", "bs4", "rich", "tqdm", "pandas", "matplotlib", "runoff_nano")),
     Guest(("bm25s", "Stemmer", "pytrec_eval")),
+    Guest(
+        ("onnxruntime", "openvino", "nncf"),
+        files=("bench/engines.py", "bench/runtimes.py", "bench/exports.py"),
+    ),
     Guest(("mteb",), files=("evaluate/mteb.py", "evaluate/mteb_models.py", "evaluate/mteb_tasks.py")),
     Guest(("ray",), files=("distill/spread.py",)),
 )

@@ -188,22 +188,10 @@ def _with_dtype(choice: Choice, options: dict[str, Any]) -> dict[str, Any]:
     model_kwargs = dict(options.get("model_kwargs") or {})
     if options.get("backend", "torch") == "torch" and not {"dtype", "torch_dtype"} & set(model_kwargs):
         model_kwargs["dtype"] = _DTYPES[choice.precision]
-    return {**options, "device": _checked_device(choice.device), "model_kwargs": model_kwargs}
+    from runoff.engine.torch_engine import checked_device
 
-
-def _checked_device(device: str) -> str:
-    """`device`; `InputError` where the installed torch cannot use it."""
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:  # torch built without CUDA asserts
-        said = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"expected a device that torch {torch.__version__} can use here, got {device!r}: {said}. "
-            "Choose 'cpu', or install the torch that is built for it"
-        ) from error
-    return device
+    checked_device(choice.device)
+    return {**options, "device": choice.device, "model_kwargs": model_kwargs}
 
 
 def to_tensor(array: npt.NDArray[Any]) -> torch.Tensor:

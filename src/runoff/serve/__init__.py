@@ -1,0 +1,1 @@
+"""Serve: HTTP requests of several dialects -> shared batches on worker processes -> scores, under any load."""

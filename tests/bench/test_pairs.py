@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from runoff.bench.pairs import (
     natural_questions,
     token_counts,
 )
+from runoff.bench.prose import prose
 from runoff.checkpoint.hub import HubDatasets
 from runoff.contracts import InputError
 
@@ -45,6 +48,22 @@ def test_a_request_has_one_query_and_lengths_within_a_fifth(small_model: Path) -
     counts = token_counts(small_model, request)
     assert len({query for query, _ in request}) == 1
     assert 78 <= counts.min() <= counts.max() <= 122
+
+
+def test_the_prose_does_not_depend_on_what_was_imported() -> None:
+    """transformers adds methods to `logging.Logger` and typing_extensions replaces functions of `typing`."""
+    script = (
+        "from hashlib import sha256; from runoff.bench.prose import prose; "
+        "print(sha256(repr(prose()).encode()).hexdigest())"
+    )
+    digests = [
+        subprocess.run(
+            [sys.executable, "-c", first + script], capture_output=True, text=True, check=True
+        ).stdout
+        for first in ("", "import transformers.utils.logging, typing_extensions, logging.handlers; ")
+    ]
+    assert digests[0] == digests[1]
+    assert len(prose()) > 1000
 
 
 @pytest.fixture

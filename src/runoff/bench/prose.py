@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import warnings
+import ast
+import importlib.util
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -22,29 +22,27 @@ _SHORTEST = 40  # letters; a shorter docstring repeats its name
 
 @cache
 def prose() -> tuple[str, ...]:
-    """Docstrings of the standard library, each once, in a fixed order; `InputError` where Python has none (-OO)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a look at typing.io warns, in Python 3.11
-        found = _docstrings()
-    if not found:
-        raise InputError(
-            "Python runs without docstrings here (-OO), and the stand-in pairs are made of them: run it without, or "
-            "give pairs of your own (--pairs FILE)"
-        )
-    return tuple(found)
+    """Docstrings of the standard library, each once, in a fixed order; `InputError` where Python has no sources.
 
-
-def _docstrings() -> dict[str, None]:
+    They are read from the sources: what is loaded has other docstrings after some imports (transformers and
+    typing_extensions put functions of their own into `logging` and `typing`), and the pairs shall be the same.
+    """
     found: dict[str, None] = {}
     for name in _MODULES.split():
-        module = importlib.import_module(name)
-        holders = [module, *(value for _, value in sorted(vars(module).items()) if inspect.isclass(value))]
-        for holder in holders:
-            for _, member in [("", holder), *sorted(vars(holder).items())]:
-                text = inspect.getdoc(member) if callable(member) or inspect.ismodule(member) else None
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+            continue
+        for node in ast.walk(ast.parse(Path(spec.origin).read_bytes())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = ast.get_docstring(node)
                 if text and len(text) > _SHORTEST:
                     found[text] = None
-    return found
+    if not found:
+        raise InputError(
+            "this Python comes without the sources of its standard library, and the stand-in pairs are made of their "
+            "docstrings: give pairs of your own (--pairs FILE)"
+        )
+    return tuple(found)
 
 
 def sample_text(word_count: int, generator: np.random.Generator) -> str:

@@ -28,7 +28,7 @@ SCORE_SPREAD = 2.0
 WRITTEN = ("ettin", "modernbert", "bert", "xlm-roberta")
 """Kinds whose weights numpy writes here; others are made by transformers (see exports.py)."""
 
-FORMAT = 1  # of what is written: another number writes it anew
+FORMAT = 2  # of what is written: another number writes it anew
 
 Finish = Callable[[Path], None]
 

@@ -98,7 +98,7 @@ def disassembled(binary: bytes) -> dict[str, int]:
 
 
 def main() -> None:
-    found = {f"{name} sm_{cap}": compiled(name, cap) for cap in (80, 89, 90) for name in KERNELS}
+    found = {f"{name} sm_{cap}": compiled(name, cap) for cap in (80, 90) for name in KERNELS}
     found |= {f"{name}-fp8 sm_{cap}": compiled(name, cap, True) for cap in (89, 90) for name in FP8_KERNELS}
     json.dump(
         {name.replace(" ", "-", name.count(" ") - 1): facts for name, facts in found.items()}, sys.stdout

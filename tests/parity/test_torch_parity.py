@@ -65,8 +65,8 @@ def test_a_score_does_not_depend_on_its_batch(budget, rerankers):
     np.testing.assert_allclose(model.predict(pairs, activation_fn=IDENTITY), alone, rtol=0, atol=3e-5)
 
 
-# Of a score's spread; measured .004 (fp16), .03 (bf16), .2 (fp8) on random weights, which magnify rounding (trained
-# ones have a fifth of it: benchmarks/results/gpu_precision.jsonl). fp16 has three more bits than bf16.
+# Of a score's spread; measured .001 (fp16), .011 (bf16), .12 (fp8) on random weights, which magnify rounding (trained
+# ones have a quarter of it: docs/gpu.md). fp16 has three more bits than bf16.
 @pytest.mark.parametrize(("precision", "noise"), [("fp16", 0.01), ("bf16", 0.06), ("fp8", 0.5)])
 @pytest.mark.parametrize("name", ["ettin-17m", "bert"])
 def test_lower_precisions_differ_by_their_rounding(name, precision, noise, rerankers):

@@ -58,8 +58,8 @@ def precision() -> str:
     pairs = by_place[names[0], "all"]["pairs"]
     lines += [
         "",
-        f"runoff-nano, {pairs:,} pairs, {queries} queries a collection: enough for the scores, few for NDCG@10, of which "
-        "the difference from fp32's is shown. Noise is the spread of the differences over that of the scores.",
+        f"runoff-nano, {pairs:,} pairs, {queries} queries a collection: enough for the scores, few for NDCG@10, of "
+        "which the difference from fp32's is shown. Noise is the spread of the differences over that of the scores.",
     ]
     return "\n".join(lines)
 

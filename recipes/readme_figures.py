@@ -168,7 +168,9 @@ def roofline() -> str:
 
 
 def precision() -> str:
-    lines = {tuple(row["settings"].values()): row for row in rows("precision")}
+    # The CPU engine's; those of the GPU engine are in docs/gpu.md.
+    found = [row for row in rows("precision") if "engine" not in row["settings"]]
+    lines = {tuple(row["settings"].values()): row for row in found}
     body = []
     for (model, collection, name), row in lines.items():
         if collection == "all" or name == "fp32":

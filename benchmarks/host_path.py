@@ -20,24 +20,18 @@ import contextlib
 import dataclasses
 import json
 import os
-import platform
 import re
-import shlex
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-NANO = ROOT / "models" / "runoff-nano"
+from ingest import NANO, circumstances, record
 
 TOKENS = 150  # of a pair, give or take a fifth
 QUERY = "how long does the host take for one of its pairs"
@@ -214,37 +208,6 @@ def overlap(model: Any, documents: int, repetitions: int) -> Row:
 
 
 # --- lines --------------------------------------------------------------------------------------------
-
-
-def circumstances() -> Row:
-    from runoff.cli.machine import processor
-
-    cpu = processor()
-    return {
-        "machine": {"cpu": cpu.name, "cores": cpu.cores, "system": platform.system()},
-        "load_average": round(os.getloadavg()[0], 1),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("runoff", "numpy", "tokenizers")},
-        },
-        "command": shlex.join(["python", f"benchmarks/{Path(__file__).name}", *sys.argv[1:]]),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-def record(row: Row) -> None:
-    """Puts the line in the place of one with the same settings and machine, or at the end; all or nothing."""
-    path = RESULTS / "host_path.jsonl"
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    others = [line for line in lines if _key(json.loads(line)) != _key(row)]
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".unfinished")
-    draft.write_text("\n".join([*others, json.dumps(row, ensure_ascii=False)]) + "\n", "utf-8")
-    draft.replace(path)
-
-
-def _key(row: Row) -> str:
-    return json.dumps([row["settings"], row["machine"]], sort_keys=True)
 
 
 def main() -> int:

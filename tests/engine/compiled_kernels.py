@@ -17,7 +17,7 @@ from triton.compiler import ASTSource
 from runoff.engine import triton_kernels, triton_products
 
 HEADS = {"HEADS": 12, "SIZE": 64, "TURNS": True}
-NORM = {"NORMS": True, "IS_FP8": False}
+NORM = {"IS_FP8": False}
 LOOKUPS = ("ids", "positions", "types")
 KERNELS: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
     "attend_tiles all": ("attend_tiles", {**HEADS, "WINDOW": -1, "BLOCK_M": 64, "BLOCK_N": 64}, {"num_stages": 2}),

@@ -121,7 +121,7 @@ class TorchEngine:
             try:
                 with self._on_stream():
                     return self._begin(batch)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:  # torch.OutOfMemoryError is one
                 if not _is_memory(error):
                     raise
                 said = str(error).partition("\n")[0]

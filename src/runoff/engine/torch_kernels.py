@@ -217,7 +217,6 @@ class Fused:
             ROWS=grouped,
             SOURCE=source,
             KEEPS=keeps,
-            NORMS=True,
             HAS_BIAS=norm.bias is not None,
             IS_FP8=rows.scales is not None,
             num_warps=_warps(block * grouped),

@@ -63,9 +63,8 @@ def norm_rows(
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
-    SOURCE: tl.constexpr,  # 0: hidden; 1: hidden + update; 2: rows of a table; 3: of three tables
-    KEEPS: tl.constexpr,  # what becomes the residual stream: 0 nothing new, 1 the sum, 2 the normed rows
-    NORMS: tl.constexpr,  # False: rows go on as they are (a first layer without a norm)
+    SOURCE: tl.constexpr,  # 1: hidden + update; 2: rows of a table; 3: of three tables
+    KEEPS: tl.constexpr,  # what becomes the residual stream: 1 the sum, 2 the normed rows
     HAS_BIAS: tl.constexpr,
     IS_FP8: tl.constexpr,
 ):
@@ -89,18 +88,16 @@ def norm_rows(
             )
     else:
         x = tl.load(hidden + place, mask=mask, other=0.0)
-        if SOURCE == 1:
-            x += tl.load(update + place, mask=mask, other=0.0).to(tl.float32)
+        x += tl.load(update + place, mask=mask, other=0.0).to(tl.float32)
     if KEEPS == 1:
         tl.store(hidden + place, x, mask=mask)
-    if NORMS:
-        mean = tl.sum(x, 1) / SIZE
-        centred = tl.where(mask, x - mean[:, None], 0.0)
-        variance = tl.sum(centred * centred, 1) / SIZE
-        x = centred * (1.0 / tl.sqrt(variance + eps))[:, None]
-        x *= tl.load(weight + columns, mask=columns < SIZE, other=0.0)[None, :]
-        if HAS_BIAS:
-            x += tl.load(bias + columns, mask=columns < SIZE, other=0.0)[None, :]
+    mean = tl.sum(x, 1) / SIZE
+    centred = tl.where(mask, x - mean[:, None], 0.0)
+    variance = tl.sum(centred * centred, 1) / SIZE
+    x = centred * (1.0 / tl.sqrt(variance + eps))[:, None]
+    x *= tl.load(weight + columns, mask=columns < SIZE, other=0.0)[None, :]
+    if HAS_BIAS:
+        x += tl.load(bias + columns, mask=columns < SIZE, other=0.0)[None, :]
     if KEEPS == 2:
         tl.store(hidden + place, x, mask=mask)
     _store_row(x, out, scales, rows, columns, mask, SIZE, IS_FP8)
